@@ -1,0 +1,21 @@
+"""The registries. Listing them imports no torch: a value is ``"module:ConfigClass"``."""
+
+AGENTS = {
+    "random": "models.heuristics:RandomConfig",
+    "popularity": "models.heuristics:PopularityConfig",
+    "logged_order": "models.heuristics:LoggedOrderConfig",
+    "ideal": "models.heuristics:IdealConfig",
+    "oracle_myopic": "models.heuristics:OracleMyopicConfig",
+    "oracle_farsighted": "models.heuristics:OracleFarsightedConfig",
+    "goalrec_off": "models.goalrec:GoalRecConfig",
+    "deeppage_off": "models.deeppage:DeepPageConfig",
+    "bc": "models.d3rlpy_baselines:BCConfig",
+    "td3_bc": "models.d3rlpy_baselines:TD3PlusBCConfig",
+    "iql": "models.d3rlpy_baselines:IQLConfig",
+    "cql": "models.d3rlpy_baselines:CQLConfig",
+}
+
+SIMULATORS = {
+    "rnn": "models.simulators.rnn:RNNConfig",
+    "storefront": "models.simulators.storefront:StorefrontConfig",
+}

@@ -1,0 +1,246 @@
+"""The model of an experiment file: the only configuration. An unknown key is an error that names the nearest known one."""
+
+import os
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models import AGENTS, SIMULATORS
+from models.feedback import Feedback
+from pipeline.errors import ConfigError, nearest
+
+EXPERIMENTS = Path(__file__).parent / "experiments"
+PROJECT = Path(__file__).parent.parent
+
+
+class Strict(BaseModel):
+    """Frozen settings that refuse unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StorefrontSource(Strict):
+    """The embedded shop. Its log is generated; the same settings always give the same bytes."""
+
+    kind: Literal["storefront"]
+    users: int = Field(2000, ge=1, le=1_000_000)
+    days: int = Field(30, ge=1, le=3650)
+    start: date = date(2024, 1, 1)
+    seed: int = 7
+    myopic_world: bool = False  # the negative control: nothing that is shown changes the future
+
+
+class MovieLensSource(Strict):
+    """A folder of MovieLens files in any of the publisher's three formats."""
+
+    kind: Literal["movielens"]
+    path: Path | None = None  # the folder; RAW= on the command line wins
+    positive_above: float = 3.0  # ratings above it count as clicks, the others as skips
+
+
+Source = Annotated[StorefrontSource | MovieLensSource, Field(discriminator="kind")]
+
+
+class Partitions(Strict):
+    """Dagster's partitions and the files at rest."""
+
+    grain: Literal["day", "month", "year"] = "day"
+    start: date
+    end: date  # exclusive
+
+
+class Sessions(Strict):
+    gap_minutes: float = Field(30, gt=0)  # inactivity that ends a session, where the log has no session id of its own
+    max_hours: float = Field(24, gt=0, le=24)  # a longer session is cut
+    rows: int = Field(5, ge=1, le=50)  # of a page
+    cols: int = Field(2, ge=1, le=50)
+
+    @property
+    def page_size(self) -> int:
+        return self.rows * self.cols
+
+
+class Rewards(Strict):
+    skip: float = 0.0
+    click: float = 1.0
+    favorite: float = 1.0
+    cart: float = 1.0
+    purchase: float = 5.0
+
+    def by_code(self) -> tuple[float, ...]:
+        """Reward of each Feedback code, NONE first."""
+        return (0.0, *(float(getattr(self, code.name.lower())) for code in Feedback if code))
+
+
+class Splits(Strict):
+    """The two cut-offs in global time: instants, or shares of the sessions in the order of their start."""
+
+    validation: float | datetime = 0.7  # where validation starts
+    test: float | datetime = 0.85
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Splits":
+        if isinstance(self.validation, float) != isinstance(self.test, float):
+            raise ValueError("splits: give both cut-offs as shares or both as instants")
+        if isinstance(self.validation, float) and not 0 < self.validation < float(self.test) < 1:  # type: ignore[arg-type]
+            raise ValueError(f"splits: need 0 < validation < test < 1, got {self.validation} and {self.test}")
+        return self
+
+
+class History(Strict):
+    positives: int = Field(10, ge=1, le=500)  # N: last clicked and purchased items that a state keeps
+    pages: int = Field(5, ge=1, le=50)  # P: earlier pages of the session that a state keeps
+
+
+class Embeddings(Strict):
+    """Truncated SVD of the shifted PPMI matrix over training sessions."""
+
+    dim: int = Field(50, ge=2, le=512)
+    shift: float = Field(1.0, ge=1)  # k of log k: negatives in word2vec's terms
+    seed: int = 11
+
+
+class Hindsight(Strict):
+    strategy: Literal["final", "future", "random"] = "final"  # how the hindsight horizon is sampled
+    embedding_components: int = Field(8, ge=0, le=64)  # PCA of the item embeddings inside the measurement
+    seed: int = 11
+
+
+class Budget(Strict):
+    """What every gradient agent may spend: equal for all of them."""
+
+    gradient_steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)  # pages
+    max_seconds: float = Field(gt=0)  # a cap a seed
+    validate_every: int = Field(ge=1)  # gradient steps
+    validation_sessions: int = Field(ge=1)
+    patience: int = Field(ge=1)  # validations without a gain before stopping
+    simulator_steps: int = Field(ge=1)
+    bootstrap: int = Field(ge=100)  # resamples
+
+
+PROFILES = {
+    "demo": Budget(gradient_steps=300, batch_size=128, max_seconds=90, validate_every=100, validation_sessions=300,
+                   patience=3, simulator_steps=200, bootstrap=1000),
+    "standard": Budget(gradient_steps=5_000, batch_size=256, max_seconds=3_600, validate_every=500,
+                       validation_sessions=2_000, patience=4, simulator_steps=3_000, bootstrap=10_000),
+    "paper": Budget(gradient_steps=200_000, batch_size=256, max_seconds=86_400, validate_every=5_000,
+                    validation_sessions=10_000, patience=10, simulator_steps=200_000, bootstrap=10_000),
+}  # fmt: skip
+
+
+class Experiment(Strict):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    description: str = ""
+    source: Source
+    partitions: Partitions
+    sessions: Sessions = Sessions()
+    rewards: Rewards = Rewards()
+    splits: Splits = Splits()
+    history: History = History()
+    embeddings: Embeddings = Embeddings()
+    hindsight: Hindsight = Hindsight()
+    simulator: str = "rnn"
+    agents: dict[str, dict[str, Any]]  # name → settings that differ from the defaults; "class" names one of one's own
+    seeds: tuple[int, ...] = (11, 13, 17, 19, 23)
+    profile: Literal["demo", "standard", "paper"] = "standard"
+    budget: dict[str, float] = {}  # overrides of the profile
+    device: Literal["cpu", "cuda"] = "cpu"
+    reference: str = "popularity"  # the agent that the others are compared with
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Experiment":
+        for name in self.agents:
+            if name not in AGENTS and "class" not in self.agents[name]:
+                raise ValueError(f"agents: {name!r} is not a known agent; {nearest(name, AGENTS)}")
+        if self.simulator not in SIMULATORS:
+            raise ValueError(f"simulator: {self.simulator!r} is unknown; {nearest(self.simulator, SIMULATORS)}")
+        if self.reference not in self.agents:
+            raise ValueError(f"reference: {self.reference!r} is not among the agents; add it or name another")
+        self.budgets()
+        return self
+
+    def budgets(self) -> Budget:
+        """The profile's budget with this experiment's overrides."""
+        return Budget.model_validate(PROFILES[self.profile].model_dump() | self.budget)
+
+
+def load_experiment(name_or_path: str, raw: str | None = None) -> Experiment:
+    """Read an experiment by its name or by the path of a YAML file.
+
+    ``raw`` replaces ``source.path``. Raises ConfigError with the file, the key and the remedy.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = EXPERIMENTS / f"{name_or_path}.yaml"
+        if not path.exists():
+            known = [p.stem for p in EXPERIMENTS.glob("*.yaml")]
+            raise ConfigError(f"There is no experiment {name_or_path!r}; {nearest(name_or_path, known)}")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read the experiment file {path}: {error.strerror}. Check the path.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} must hold keys and values (name, source, agents …); it holds {document!r}.")
+    if raw and isinstance(document.get("source"), dict):
+        if document["source"].get("kind") == "storefront":
+            raise ConfigError(f"RAW={raw}: the storefront makes its own log; drop RAW or choose another EXPERIMENT.")
+        document["source"]["path"] = raw
+    try:
+        return Experiment.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, Experiment)}") from None
+
+
+def experiment_from_environment() -> Experiment:
+    """The experiment that EXPERIMENT (default ``demo``) and RAW name."""
+    return load_experiment(os.environ.get("EXPERIMENT") or "demo", os.environ.get("RAW") or None)
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """A pydantic error as sentences: the key, the value, and the nearest known key where one was mistyped."""
+    sentences = []
+    for detail in error.errors():
+        where = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            known = _keys_at(model, detail["loc"][:-1])
+            sentences.append(f"unknown key {where!r}; {nearest(str(detail['loc'][-1]), known)}")
+        elif detail["type"] == "missing":
+            sentences.append(f"the key {where!r} is missing; add it")
+        elif detail["type"] == "value_error":
+            sentences.append(str(detail["ctx"]["error"]))
+        else:
+            sentences.append(f"{where} = {detail['input']!r}: {detail['msg']}")
+    return ". ".join(sentences)
+
+
+def _keys_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """The known keys of the settings that ``location`` names."""
+    for part in location:
+        field = model.model_fields.get(str(part))
+        if field is None:  # the tag of a discriminated union: step into the member with that kind
+            continue
+        annotation: Any = field.annotation
+        members = [m for m in getattr(annotation, "__args__", [annotation]) if _is_model(m)]
+        tags = [
+            m for m in members if "kind" in m.model_fields and location[-1] in str(m.model_fields["kind"].annotation)
+        ]
+        if tags or members:
+            model = (tags or members)[0]
+    return list(model.model_fields)
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def utc(moment: date | datetime) -> datetime:
+    """A date or a naive instant read as UTC."""
+    if not isinstance(moment, datetime):
+        moment = datetime(moment.year, moment.month, moment.day)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -1,0 +1,244 @@
+"""The pyarrow schema of every published table: the one place where a column is defined.
+
+Ids: ``user_id`` and ``item_id`` are the log's own, as text. ``user_key`` and ``item_key`` are 63-bit hashes of them
+(``key64`` in warehouse.py), safe to publish. ``user`` and ``item`` are dense indices of the training window, 0 = not
+seen there. All times are UTC, in microseconds. Feedback codes are those of ``models.feedback.Feedback``.
+"""
+
+import pyarrow as pa
+
+TIME = pa.timestamp("us", tz="UTC")
+WINDOWS = ("1h", "6h", "24h", "1w")  # look-back windows of the point-in-time features
+NDCG_CUTOFFS = (5, 10, 20, 40)
+HIT_CUTOFFS = (1, 5, 10)
+RERANK_METRICS = (
+    "map",
+    "mrr",
+    *(f"ndcg_{k}" for k in NDCG_CUTOFFS),
+    *(f"ndcg_reward_{k}" for k in NDCG_CUTOFFS),
+    "precision_20",
+    "recall_20",
+    "f1_20",
+    *(f"hit_{k}" for k in HIT_CUTOFFS),
+)
+ROLLOUT_METRICS = ("return", "depth", "clicks", "purchases", "ctr")
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, kind) for name, kind in columns.items()])
+
+
+_ITEMS = pa.list_(pa.int32())
+_CODES = pa.list_(pa.int8())
+_FLOATS = pa.list_(pa.float32())
+_PROVENANCE = {
+    "data_hash": pa.string(),
+    "code_hash": pa.string(),
+    "config_hash": pa.string(),
+    "commit": pa.string(),
+    "versions": pa.string(),
+}
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "manifest": _schema(
+        path=pa.string(),
+        kind=pa.string(),  # events, items or users
+        hash=pa.string(),
+        size=pa.int64(),
+        rows=pa.int64(),
+        partitions=pa.list_(pa.string()),  # that its usable events fall into
+    ),
+    "events": _schema(
+        event_id=pa.int64(),  # hash of the whole fact: the same fact twice has one id
+        user_id=pa.string(),
+        item_id=pa.string(),
+        event_ts=TIME,
+        event_type=pa.string(),  # impression, click, cart, favorite, purchase, rating, watch
+        value=pa.float64(),  # price, rating, watch ratio; null where the event has none
+        session_id=pa.string(),  # the log's own, or null
+        request_id=pa.string(),  # the page or request that showed the item, or null
+        position=pa.int32(),  # 0-based slot on that page, or null
+        propensity=pa.float64(),  # of this item in this slot given the slots above, or null
+        source=pa.string(),
+        event_date=pa.date32(),
+    ),
+    "rejects": _schema(file=pa.string(), line=pa.int64(), raw=pa.string(), reason=pa.string()),
+    "ingest_counts": _schema(  # one row a raw events file
+        path=pa.string(),
+        rows_in=pa.int64(),
+        events=pa.int64(),
+        duplicates=pa.int64(),
+        rejects=pa.int64(),
+    ),
+    "impressions": _schema(
+        session_id=pa.int64(),
+        user_id=pa.string(),
+        item_id=pa.string(),
+        page=pa.int32(),  # 0-based page of the session
+        row=pa.int16(),
+        col=pa.int16(),
+        position=pa.int32(),  # 0-based position in the session: order of showing
+        feedback=pa.string(),  # skip, click, favorite, cart, purchase: the best that came of it
+        reward=pa.float32(),
+        propensity=pa.float64(),
+        page_ts=TIME,  # when the page was shown
+        impression_ts=TIME,
+    ),
+    "sessions": _schema(
+        session_id=pa.int64(),
+        user_id=pa.string(),
+        start_ts=TIME,
+        end_ts=TIME,
+        pages=pa.int32(),
+        impressions=pa.int32(),
+        clicks=pa.int32(),  # impressions with positive feedback of any kind
+        purchases=pa.int32(),
+        reward=pa.float32(),
+        capped=pa.bool_(),  # cut by the length cap (max_hours), not by the user
+    ),
+    "splits": _schema(
+        split=pa.string(),  # train, validation, test
+        start_ts=TIME,
+        end_ts=TIME,  # exclusive
+        sessions=pa.int64(),
+        dropped=pa.int64(),  # sessions that start in it and cross its end
+    ),
+    "items": _schema(
+        item_id=pa.string(),
+        item_key=pa.int64(),
+        item=pa.int32(),
+        title=pa.string(),
+        category=pa.string(),
+        category_code=pa.int32(),  # dense over the training window, 0 = unknown
+        brand=pa.string(),
+        price=pa.float64(),
+        features=_FLOATS,  # standardised on the items of the training window
+        train_impressions=pa.int64(),
+        train_positives=pa.int64(),
+    ),
+    "users": _schema(
+        user_id=pa.string(), user_key=pa.int64(), user=pa.int32(), features=_FLOATS, train_sessions=pa.int64()
+    ),
+    "features": _schema(
+        session_id=pa.int64(),
+        position=pa.int32(),
+        item_id=pa.string(),
+        impression_ts=TIME,
+        **{
+            f"item_{name}_{window}": kind
+            for window in WINDOWS
+            for name, kind in (("impressions", pa.int64()), ("positives", pa.int64()), ("ctr", pa.float64()))
+        },
+    ),
+    "item_embeddings": _schema(item=pa.int32(), item_id=pa.string(), embedding=_FLOATS),
+    "simulator_quality": _schema(
+        simulator=pa.string(), head=pa.string(), split=pa.string(), metric=pa.string(), value=pa.float64(), n=pa.int64()
+    ),
+    "trajectories": _schema(
+        level=pa.string(),  # page: one row is one shown page of K slots
+        relabel=pa.string(),  # original or hindsight
+        session_id=pa.int64(),
+        user=pa.int32(),
+        step=pa.int32(),
+        user_features=_FLOATS,
+        initial_items=_ITEMS,
+        initial_feedback=_CODES,
+        history_items=_ITEMS,
+        history_feedback=_CODES,
+        skipped_items=_ITEMS,
+        page_items=_ITEMS,  # earlier pages of the session, flattened, newest last
+        page_feedback=_CODES,
+        action=_ITEMS,  # the shown page, K slots
+        feedback=_CODES,
+        rewards=_FLOATS,
+        reward=pa.float32(),
+        propensities=_FLOATS,
+        page_propensity=pa.float64(),
+        horizon=pa.int32(),  # the step up to which the measurement looks (inclusive)
+        measurement=_FLOATS,  # K × D, raw units
+        goal=_FLOATS,  # K × D, unit length
+        terminated=pa.bool_(),
+        truncated=pa.bool_(),
+    ),
+    "candidates": _schema(  # one row a validation or test session: what leg 1 ranks
+        session_id=pa.int64(),
+        split=pa.string(),
+        user=pa.int32(),
+        user_key=pa.int64(),
+        start_ts=TIME,
+        user_features=_FLOATS,
+        initial_items=_ITEMS,
+        initial_feedback=_CODES,
+        items=_ITEMS,  # distinct logged items in the order of their first showing
+        item_keys=pa.list_(pa.int64()),
+        positions=_ITEMS,
+        feedback=_CODES,  # the best that came of it in the session
+        rewards=_FLOATS,
+    ),
+    "training_log": _schema(
+        agent=pa.string(), seed=pa.int32(), step=pa.int32(), metric=pa.string(), value=pa.float64()
+    ),
+    "rankings": _schema(
+        session_id=pa.int64(),
+        agent=pa.string(),
+        seed=pa.int32(),
+        mode=pa.string(),  # oneshot or paged
+        item_key=pa.int64(),
+        rank=pa.int32(),  # 1 = best
+        score=pa.float32(),
+        feedback=pa.int8(),
+        reward=pa.float32(),
+    ),
+    "rerank": _schema(
+        session_id=pa.int64(),
+        user_key=pa.int64(),
+        agent=pa.string(),
+        seed=pa.int32(),
+        mode=pa.string(),
+        candidates=pa.int32(),
+        positives=pa.int32(),
+        status=pa.string(),  # scored, no_positive, all_positive; metrics are null unless scored
+        **{name: pa.float64() for name in RERANK_METRICS},
+    ),
+    "rollout": _schema(
+        simulator=pa.string(),  # truth: the storefront itself
+        agent=pa.string(),
+        seed=pa.int32(),
+        user_key=pa.int64(),
+        **{name: pa.float64() for name in ROLLOUT_METRICS},
+    ),
+    "ope": _schema(
+        agent=pa.string(),
+        seed=pa.int32(),
+        estimator=pa.string(),
+        value=pa.float64(),
+        ci_low=pa.float64(),
+        ci_high=pa.float64(),
+        n=pa.int64(),
+    ),
+    "leaderboard": _schema(
+        agent=pa.string(),
+        leg=pa.string(),  # rerank, rollout, ope
+        setting=pa.string(),  # oneshot, paged, truth …
+        metric=pa.string(),
+        value=pa.float64(),
+        ci_low=pa.float64(),
+        ci_high=pa.float64(),
+        n=pa.int64(),  # sessions (or episodes) a seed
+        users=pa.int64(),
+        seeds=pa.int32(),
+        seed_sd=pa.float64(),  # standard deviation of the seeds' means
+        against=pa.string(),  # the reference of the paired difference
+        difference=pa.float64(),
+        difference_low=pa.float64(),
+        difference_high=pa.float64(),
+        p_value=pa.float64(),
+        **_PROVENANCE,
+    ),
+    "unsupported": _schema(leg=pa.string(), reason=pa.string()),
+}
+
+
+def empty(table: str) -> pa.Table:
+    """A table of no rows with the published columns of ``table``."""
+    return SCHEMAS[table].empty_table()
