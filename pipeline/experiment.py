@@ -1,4 +1,4 @@
-"""The model of an experiment file: the only configuration. An unknown key is an error that names the nearest known one."""
+"""The model of an experiment file, the only configuration. An unknown key is an error naming the nearest known one."""
 
 import os
 from datetime import UTC, date, datetime

@@ -68,9 +68,9 @@ def view(con: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path]) -> No
 
 def run_sql(
     con: duckdb.DuckDBPyConnection, name: str, params: Mapping[str, Any] | None = None
-) -> duckdb.DuckDBPyConnection:
-    """Run ``sql/<name>.sql`` with bound ``$parameters``; fetch from what it returns."""
-    return con.execute(sql_text(name), dict(params or {}))
+) -> duckdb.DuckDBPyRelation:
+    """The relation of ``sql/<name>.sql`` with bound ``$parameters``."""
+    return con.sql(sql_text(name), params=dict(params or {}))
 
 
 def create_table(
@@ -84,8 +84,8 @@ def copy_select(
     con: duckdb.DuckDBPyConnection, select: str, path: Path, table: str, params: Mapping[str, Any] | None = None
 ) -> int:
     """Write a select to one Parquet file with exactly the columns and types of ``SCHEMAS[table]``; returns the rows."""
-    reader = con.execute(select, dict(params or {})).to_arrow_reader(ROW_GROUP)
-    return write_parquet(path, table, reader)
+    relation = con.sql(select, params=dict(params or {}))
+    return write_parquet(path, table, relation.to_arrow_reader(ROW_GROUP))
 
 
 def write_parquet(path: Path, table: str, batches: Iterable[pa.RecordBatch]) -> int:
