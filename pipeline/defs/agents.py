@@ -1,0 +1,39 @@
+"""One asset an agent of the experiment, made by a factory: changing one paper's file makes that agent stale alone."""
+
+import shutil
+
+import dagster as dg
+
+from models import AGENTS
+from pipeline.defs.assets import EXPERIMENT, agent_key, publish, spec, step_asset
+from pipeline.defs.metadata import agent_metadata
+from pipeline.plan import STEPS
+from pipeline.storage import code_fingerprint, fingerprint
+
+
+def agent_asset(name: str) -> dg.AssetsDefinition:
+    """The asset of one agent: all of its seeds, trained one process each, each resumable."""
+    target = str(EXPERIMENT.agents[name].get("class") or AGENTS[name])
+    code = fingerprint(code_fingerprint("pipeline.training"), code_fingerprint(target.split(":")[0]))
+
+    @step_asset(spec("agents", key=agent_key(name), code_version=code, description=f"{name} ({target}): weights of every seed."))
+    def agent(context: dg.AssetExecutionContext):
+        def build(job):
+            from pipeline.training import train_agent
+
+            inputs = {table: job.files(table) for table in STEPS["agents"].inputs}
+            work = job.plan.store.root / "work" / name / job.plan.fingerprint("agents", name)
+            for done in train_agent(name, target, job.experiment, inputs, work, job.folder("agents", name)):
+                if done.steps:
+                    context.log.info(
+                        f"  seed {done.seed}: {done.steps} steps in {done.seconds:.0f} s, stopped by {done.stopped_by}, "
+                        f"best validation NDCG {done.validation:.4f} at step {done.best_step}"
+                    )
+            shutil.rmtree(work.parent, ignore_errors=True)
+
+        yield from publish(context, ("agents",), build, parts=[name], describe=lambda plan: agent_metadata(plan, name))
+
+    return agent
+
+
+agents = [agent_asset(name) for name in sorted(EXPERIMENT.agents)]

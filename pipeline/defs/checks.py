@@ -1,0 +1,74 @@
+"""Blocking checks of the data's integrity, and one that warns. A failed blocking check stops what comes after."""
+
+from typing import Any
+
+import dagster as dg
+
+from pipeline.defs.assets import EXPERIMENT, key
+from pipeline.plan import STEPS, Plan
+from pipeline.schemas import SCHEMAS
+
+
+def verdict(problems: list[str], **metadata: Any) -> dg.AssetCheckResult:
+    """Passed when there are no problems; the first ones as the description."""
+    return dg.AssetCheckResult(
+        passed=not problems,
+        description=" ".join(problems[:5]) or "Nothing to object to.",
+        metadata={"problems": len(problems), **metadata},
+    )
+
+
+def schema_check(table: str) -> dg.AssetChecksDefinition:
+    """Every published file of a table has exactly the columns and types of schemas.py."""
+
+    @dg.asset_check(
+        asset=key(table),
+        name="schema",
+        blocking=True,
+        description="Every published file has exactly the columns and types of schemas.py.",
+    )
+    def schema() -> dg.AssetCheckResult:
+        from pipeline.checks import check_schema
+
+        files = Plan(EXPERIMENT).store.files(table)
+        return verdict(check_schema(files, table), files=len(files))
+
+    return schema
+
+
+schema_checks = [schema_check(table) for table in STEPS if table in SCHEMAS]
+
+
+@dg.asset_check(asset=key("ingest_counts"), blocking=True, description="Rows in = events + duplicates + rejects.")
+def conservation() -> dg.AssetCheckResult:
+    from pipeline.ingest import check_conservation
+    from pipeline.warehouse import read_table
+
+    counts = read_table(Plan(EXPERIMENT).store.files("ingest_counts"), "ingest_counts")
+    return verdict(check_conservation(counts), files=len(counts))
+
+
+@dg.asset_check(asset=key("splits"), blocking=True, description="Train lies before validation, validation before test.")
+def split_order() -> dg.AssetCheckResult:
+    from pipeline.splits import check_splits
+
+    store = Plan(EXPERIMENT).store
+    return verdict(check_splits(*(store.files(table) for table in ("sessions", "impressions", "splits"))))
+
+
+@dg.asset_check(asset=key("features"), blocking=True, description="No feature counts what came at its time or later.")
+def no_future_in_features() -> dg.AssetCheckResult:
+    from pipeline.features import check_features
+
+    store = Plan(EXPERIMENT).store
+    return verdict(check_features(*(store.files(table) for table in ("features", "impressions", "events"))))
+
+
+@dg.asset_check(asset=key("simulator"), description="The user model beats the base rate's log-loss on the validation window.")
+def beats_base_rate() -> dg.AssetCheckResult:
+    from pipeline.simulation import check_quality
+
+    folder = Plan(EXPERIMENT).store.require("simulator").folder
+    problems = check_quality(folder / "simulator_quality.parquet")
+    severity = dg.AssetCheckSeverity.WARN if problems else dg.AssetCheckSeverity.ERROR
+    return dg.AssetCheckResult(passed=not problems, severity=severity, description=" ".join(problems) or "It does.")

@@ -1,0 +1,28 @@
+"""Point-in-time features of every impression, and item embeddings of the training window."""
+
+import dagster as dg
+
+from pipeline.defs.assets import publish, spec, step_asset
+
+
+@step_asset(spec("features"))
+def features(context: dg.AssetExecutionContext):
+    def build(job):
+        from pipeline.features import build_features
+
+        build_features(
+            job.files("impressions"), job.files("events"), job.partitions, lambda p: job.out("features", p.key)
+        )
+
+    yield from publish(context, ("features",), build)
+
+
+@step_asset(spec("item_embeddings"))
+def item_embeddings(context: dg.AssetExecutionContext):
+    def build(job):
+        from pipeline.embeddings import build_item_embeddings
+
+        inputs = {table: job.files(table) for table in ("impressions", "sessions", "splits", "items")}
+        build_item_embeddings(**inputs, settings=job.experiment.embeddings, out=job.out("item_embeddings"))
+
+    yield from publish(context, ("item_embeddings",), build)

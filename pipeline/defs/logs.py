@@ -1,0 +1,63 @@
+"""Raw files → manifest, canonical events, rejects, counts, and what the log says of its items and users."""
+
+import dagster as dg
+
+from pipeline.defs.assets import publish, spec, step_asset
+from pipeline.defs.metadata import events_metadata, rejects_metadata
+
+
+@step_asset(spec("manifest"))
+def manifest(context: dg.AssetExecutionContext):
+    def build(job):
+        from pipeline.ingest import stage
+        from pipeline.warehouse import write_parquet
+
+        plan = job.plan
+        table = stage(plan.source, plan.raw_files, plan.staging, job.experiment.partitions, plan.staging_key)
+        write_parquet(job.out("manifest"), "manifest", table.to_batches())
+
+    yield from publish(context, ("manifest",), build)
+
+
+@step_asset(spec("events"))
+def events(context: dg.AssetExecutionContext):
+    def build(job):
+        from pipeline.ingest import build_events
+
+        for partition in job.partitions:
+            staged = list(job.plan.staged(partition.key).values())
+            build_events(staged, partition, job.out("events", partition.key))
+
+    yield from publish(context, ("events",), build, describe=events_metadata)
+
+
+@step_asset(spec("rejects"))
+def rejects(context: dg.AssetExecutionContext):
+    def build(job):
+        from pipeline.ingest import build_rejects
+
+        build_rejects(job.plan.staged(), job.out("rejects"))
+
+    yield from publish(context, ("rejects",), build, describe=rejects_metadata)
+
+
+@step_asset(spec("ingest_counts"))
+def ingest_counts(context: dg.AssetExecutionContext):
+    def build(job):
+        from pipeline.ingest import build_counts
+
+        published = {p: path for p in job.plan.partitions for path in job.plan.store.files("events", [p.key])}
+        build_counts(job.plan.staged(), published, job.out("ingest_counts"))
+
+    yield from publish(context, ("ingest_counts",), build)
+
+
+@step_asset(spec("entities"))
+def entities(context: dg.AssetExecutionContext):
+    def build(job):
+        from pipeline.entities import write_entities
+
+        folder = job.folder("entities")
+        write_entities(job.plan.source, job.plan.raw_files, folder / "items.parquet", folder / "users.parquet")
+
+    yield from publish(context, ("entities",), build)

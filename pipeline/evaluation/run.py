@@ -1,0 +1,209 @@
+"""Running the legs: every agent and seed of an experiment, in processes, from run folders to published tables."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from models.base import StateBatch, Task
+from models.feedback import FIRST_POSITIVE
+from pipeline.artifacts import agent_config, load_agent
+from pipeline.evaluation.leaderboard import leaderboard
+from pipeline.evaluation.rerank import MODES, ranking_table, rerank, session_table
+from pipeline.evaluation.sessions import iter_sessions
+from pipeline.experiment import PROJECT, Experiment, StorefrontSource
+from pipeline.plan import Job, library_versions
+from pipeline.schemas import SCHEMAS
+from pipeline.storage import fingerprint
+from pipeline.task import TASK_TABLES, load_task
+from pipeline.training import in_processes
+from pipeline.trajectories import feedback_codes, pad_left, ragged
+from pipeline.warehouse import connect, read_table, run_sql, write_parquet
+
+
+@dataclass(frozen=True)
+class AgentRun:
+    """One agent to evaluate, all of its seeds: what a worker process needs."""
+
+    name: str
+    folder: Path  # the published agent
+    experiment: Experiment
+    inputs: dict[str, list[Path]]
+    outs: dict[str, Path]  # table → Parquet file to write
+    raw: Path  # where the storefront keeps its truth
+
+
+def rerank_agents(job: Job) -> None:
+    """Leg 1 of the job's agents: ``rankings`` and ``rerank``; no rows for an agent that cannot re-rank a log."""
+    in_processes(_rerank_agent, _runs(job, ("rankings", "rerank"), ("candidates", *TASK_TABLES)), job.experiment.device)
+
+
+def roll_out_agents(job: Job) -> None:
+    """Leg 2 of the job's agents; no rows where the experiment has no simulator that may judge."""
+    tables = ("impressions", "sessions", *TASK_TABLES)
+    in_processes(_roll_out_agent, _runs(job, ("rollout",), tables), job.experiment.device)
+
+
+def off_policy_estimates(job: Job) -> None:
+    """Leg 3: no rows yet; ``unsupported`` says why."""
+    write_parquet(job.out("ope"), "ope", [])
+
+
+def build_leaderboard(job: Job) -> None:
+    """The leaderboard over the three legs and, beside it, the legs that are not supported."""
+    rows = read_table(job.files("rerank"), "rerank"), read_table(job.files("rollout"), "rollout")
+    experiment = job.experiment
+    table = leaderboard(*rows, experiment.reference, experiment.budgets(), _provenance(job), experiment.seeds[0])
+    write_parquet(job.out("leaderboard"), "leaderboard", table.to_batches())
+    legs = [{"leg": leg, "reason": reason} for leg, reason in unsupported(experiment).items()]
+    none = pa.Table.from_pylist(legs, schema=SCHEMAS["unsupported"])
+    write_parquet(job.folder("leaderboard") / "unsupported.parquet", "unsupported", none.to_batches())
+
+
+def unsupported(experiment: Experiment) -> dict[str, str]:
+    """The legs that this version and this data cannot support, each with its reason: a clause after "because"."""
+    legs = {
+        "ope": "the off-policy estimators are not built yet, so nothing is estimated from the log alone",
+    }
+    if not isinstance(experiment.source, StorefrontSource):
+        legs["rollout"] = (
+            "the only simulator of this experiment was fitted on the training window itself, and no second one has "
+            "passed the gate that lets a simulator judge"
+        )
+    return legs
+
+
+def _runs(job: Job, tables: tuple[str, ...], inputs: tuple[str, ...]) -> list[AgentRun]:
+    store = job.plan.store
+    files = {table: store.files(table) for table in inputs}
+    return [
+        AgentRun(
+            name=name,
+            folder=store.require("agents", name).folder,
+            experiment=job.experiment,
+            inputs=files,
+            outs={table: job.out(table, name) for table in tables},
+            raw=store.root / "raw",
+        )
+        for name in job.parts
+    ]
+
+
+def _seed_folders(run: AgentRun) -> list[Path]:
+    return sorted(run.folder.glob("seed-*"), key=lambda folder: int(folder.name.removeprefix("seed-")))
+
+
+def _rerank_agent(run: AgentRun) -> None:
+    torch.set_num_threads(1)
+    task = load_task(run.inputs, run.experiment)
+    with (
+        pq.ParquetWriter(run.outs["rankings"], SCHEMAS["rankings"], compression="zstd") as rankings,
+        pq.ParquetWriter(run.outs["rerank"], SCHEMAS["rerank"], compression="zstd") as sessions_out,
+    ):
+        for folder in _seed_folders(run):
+            agent, config, seed = load_agent(folder, task)
+            if "rerank" not in config.legs:
+                continue
+            for mode in MODES:
+                for sessions in iter_sessions(run.inputs["candidates"], "test", task, run.experiment.history):
+                    ranked = rerank(agent, config, task, sessions, mode)
+                    rankings.write_table(ranking_table(sessions, ranked, run.name, seed))
+                    sessions_out.write_table(session_table(sessions, ranked, run.name, seed))
+
+
+def _roll_out_agent(run: AgentRun) -> None:
+    torch.set_num_threads(1)
+    write_parquet(run.outs["rollout"], "rollout", _true_values(run))
+
+
+def _true_values(run: AgentRun) -> Iterator[pa.RecordBatch]:
+    source = run.experiment.source
+    if not isinstance(source, StorefrontSource):
+        return
+    from pipeline.evaluation.truth import true_value
+    from pipeline.sources.storefront import item_number, load_truth
+
+    task = load_task(run.inputs, run.experiment)
+    shop, population = load_truth(source, run.raw)
+    users, start = _next_session(run, task)
+    items = read_table(run.inputs["items"], "items", ["item_id", "item"])
+    vocabulary = torch.zeros(shop.config.n_items, dtype=torch.int64)
+    vocabulary[[item_number(name) for name in items["item_id"].to_pylist()]] = torch.from_numpy(
+        items["item"].to_numpy().astype(np.int64)
+    )
+    for folder in _seed_folders(run):
+        agent, config, seed = load_agent(folder, task)
+        if "rollout" not in config.legs:
+            continue
+        # Every agent and seed meets the same luck: the generators' seed is the experiment's, not the agent's.
+        values = true_value(agent, config, task, shop, population, start, users, vocabulary, run.experiment.seeds[0])
+        columns = {"simulator": "truth", "agent": run.name, "seed": seed}
+        yield pa.RecordBatch.from_pydict(
+            {
+                **{name: [value] * len(users) for name, value in columns.items()},
+                "user_key": users.numpy(),
+                **values,
+            },
+            schema=SCHEMAS["rollout"],
+        )
+
+
+def _next_session(run: AgentRun, task: Task) -> tuple[torch.Tensor, StateBatch]:
+    """Keys of all users in the order of their ids, and what the log tells of each when the next session starts."""
+    history = run.experiment.history
+    with connect({name: run.inputs[name] for name in ("impressions", "sessions", "items", "users")}) as con:
+        con.register("codes", feedback_codes())
+        params = {"positives": history.positives, "first_positive": int(FIRST_POSITIVE)}
+        table = run_sql(con, "staging/user_histories", params).to_arrow_table()
+    items = torch.from_numpy(pad_left(table["items"], history.positives).astype(np.int64))
+    feedback = torch.from_numpy(pad_left(table["feedback"], history.positives).astype(np.int64))
+    pages = torch.zeros(len(table), history.pages, task.page_size, dtype=torch.int64)
+    state = StateBatch(
+        user_features=torch.from_numpy(ragged(table["features"])[0].reshape(len(table), task.user_width).copy()),
+        initial_items=items,
+        initial_feedback=feedback,
+        history_items=items,
+        history_feedback=feedback,
+        skipped_items=torch.zeros_like(items),
+        page_items=pages,
+        page_feedback=pages,
+        pages_seen=torch.zeros(len(table), dtype=torch.int64),
+    )
+    return torch.from_numpy(table["user_key"].to_numpy().copy()), state
+
+
+def _provenance(job: Job) -> dict[str, str]:
+    """Where the numbers come from: the columns that every row of the leaderboard carries."""
+    plan = job.plan
+    recipe = plan.recipe("leaderboard", "all")
+    return {
+        "data_hash": plan.fingerprint("manifest"),
+        "code_hash": fingerprint(recipe["code"], recipe["inputs"]),
+        "config_hash": fingerprint(plan.experiment.model_dump(mode="json")),
+        "commit": _commit(),
+        "versions": json.dumps(library_versions(), sort_keys=True),
+    }
+
+
+def _commit() -> str:
+    """The commit of the checkout when the numbers were computed; ``+`` for uncommitted changes, empty outside git."""
+    try:
+        head, changes = (
+            subprocess.run(["git", "-C", str(PROJECT), *command], capture_output=True, text=True, check=True).stdout
+            for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.strip() + ("+" if changes.strip() else "")
+
+
+def validate_agents(experiment: Experiment, classes: dict[str, str]) -> None:
+    """Raise ConfigError now for agent settings that would stop a run later."""
+    for name, target in classes.items():
+        agent_config(name, target, experiment.agents[name])

@@ -1,0 +1,301 @@
+"""What is made from what: every step, its inputs, its code and its settings, and so the fingerprint of each part.
+
+A fingerprint is computed from the fingerprints of the inputs, never from their content, so the whole plan is known
+before anything runs: a part is stale exactly when its fingerprint is not the published one.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+
+from models import AGENTS, SIMULATORS
+from pipeline.experiment import Experiment
+from pipeline.ingest import discovered, staged_folders
+from pipeline.partitions import Partition, partitions_of
+from pipeline.schemas import SCHEMAS
+from pipeline.sources import open_source
+from pipeline.sources.base import RawFile, Source
+from pipeline.storage import WHOLE, Store, code_fingerprint, fingerprint, storage_root
+from pipeline.warehouse import read_table
+
+DAY = timedelta(days=1)
+NONE = timedelta(0)
+LIBRARIES = ("duckdb", "numpy", "pandas", "pyarrow", "scikit-learn", "torch", "d3rlpy", "dagster")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One published table and how it comes about. ``inputs`` maps a table to the time read before and after a part."""
+
+    table: str
+    group: str
+    description: str
+    module: str  # the domain module whose code makes it
+    inputs: Mapping[str, tuple[timedelta, timedelta]] = field(default_factory=dict)
+    settings: Callable[[Experiment], Any] = lambda experiment: None
+    kind: Literal["whole", "time", "agent"] = "whole"
+
+
+def _reads(*tables: str, before: timedelta = NONE, after: timedelta = NONE) -> dict[str, tuple[timedelta, timedelta]]:
+    return {table: (before, after) for table in tables}
+
+
+def _shape(experiment: Experiment) -> Any:
+    """The settings that shape a state: what trajectories, agents and evaluation share."""
+    return experiment.sessions.rows, experiment.sessions.cols, experiment.history, experiment.rewards
+
+
+_WORLD = ("items", "users", "item_embeddings", "trajectories")  # what a Task is made of
+
+STEPS = {
+    step.table: step
+    for step in (
+        Step("manifest", "logs", "The raw files: hash, size, rows, and the partitions that each touches.",
+             "pipeline.ingest", settings=lambda e: (e.source, e.partitions)),
+        Step("rejects", "logs", "Every refused input row with its file, line and reason. Holds personal data.",
+             "pipeline.ingest", _reads("manifest")),
+        Step("events", "logs", "Canonical events, deduplicated and sorted, one file a period.",
+             "pipeline.ingest", _reads("manifest"), kind="time"),
+        Step("ingest_counts", "logs", "Rows in, events, duplicates and rejects of every raw file.",
+             "pipeline.ingest", _reads("manifest", "events", "rejects")),
+        Step("entities", "logs", "What the log itself says of its items and users: titles, categories, prices, features.",
+             "pipeline.entities", _reads("manifest")),
+        Step("impressions", "sessions", "Shown items with what came of each, by session, page and slot.",
+             "pipeline.sessions", _reads("events", before=2 * DAY, after=2 * DAY), kind="time",
+             settings=lambda e: (e.sessions, e.rewards, getattr(e.source, "positive_above", None))),
+        Step("sessions", "sessions", "Sessions: a user's visit, from its first event to an inactivity gap.",
+             "pipeline.sessions", _reads("events", before=2 * DAY, after=2 * DAY), kind="time",
+             settings=lambda e: (e.sessions, e.rewards, getattr(e.source, "positive_above", None))),
+        Step("splits", "sessions", "The cut-offs in global time; sessions that cross one are dropped and counted.",
+             "pipeline.splits", _reads("sessions"), lambda e: e.splits),
+        Step("items", "sessions", "The items; dense index, categories and counts from the training window only.",
+             "pipeline.entities", _reads("entities", "impressions", "sessions", "splits")),
+        Step("users", "sessions", "The users; dense index from the training window only.",
+             "pipeline.entities", _reads("entities", "impressions", "sessions", "splits")),
+        Step("features", "features", "Point-in-time popularity and CTR, strictly before each impression.",
+             "pipeline.features", _reads("impressions", "events", before=8 * DAY, after=DAY), kind="time"),
+        Step("item_embeddings", "features", "SVD of the shifted PPMI matrix over training sessions.",
+             "pipeline.embeddings", _reads("impressions", "sessions", "splits", "items"), lambda e: e.embeddings),
+        Step("trajectories", "trajectories", "Page transitions of the training window, each with its original and its hindsight goal.",
+             "pipeline.trajectories",
+             _reads("impressions", "sessions", "splits", "items", "users", "item_embeddings"),
+             lambda e: (_shape(e), e.hindsight)),
+        Step("candidates", "trajectories", "Validation and test sessions: the state at their start and the items to rank.",
+             "pipeline.trajectories",
+             _reads("impressions", "sessions", "splits", "items", "users"), _shape),
+        Step("simulator", "simulators", "The user model, fitted on the training window, with its quality on validation.",
+             "pipeline.simulation", _reads("impressions", "sessions", "splits", *_WORLD),
+             lambda e: (e.simulator, e.budgets().simulator_steps, _shape(e), e.device)),
+        Step("agents", "agents", "Trained weights of every seed, and the training log.",
+             "pipeline.training", _reads("candidates", *_WORLD), kind="agent",
+             settings=lambda e: (e.budgets().model_dump(exclude={"bootstrap", "simulator_steps"}), e.seeds, e.device, _shape(e))),
+        Step("rankings", "evaluation", "Leg 1: every candidate of every test session as each agent and seed ranks it.",
+             "pipeline.evaluation.run", _reads("agents", "candidates", *_WORLD), kind="agent", settings=_shape),
+        Step("rerank", "evaluation", "Leg 1: the metrics of every test session under each agent and seed.",
+             "pipeline.evaluation.run", _reads("agents", "candidates", *_WORLD), kind="agent", settings=_shape),
+        Step("rollout", "evaluation", "Leg 2: in the storefront, the true value of each agent, a row a user.",
+             "pipeline.evaluation.run", _reads("agents", "impressions", "sessions", *_WORLD), kind="agent",
+             settings=lambda e: (_shape(e), e.source if e.source.kind == "storefront" else e.source.kind)),
+        Step("ope", "evaluation", "Leg 3: off-policy estimates from the log alone.",
+             "pipeline.evaluation.run", _reads("candidates")),
+        Step("leaderboard", "evaluation", "Each agent, leg and metric: mean, interval, difference to the reference.",
+             "pipeline.evaluation.run", _reads("rerank", "rollout", "ope"),
+             lambda e: (e.reference, e.budgets().bootstrap)),
+        Step("results", "reports", "results.duckdb: every table and result, to be queried with SQL.",
+             "pipeline.products", _reads(*[t for t in SCHEMAS if t not in {"simulator_quality", "training_log", "unsupported"}],
+                                        "simulator", "agents")),
+        Step("report", "reports", "The HTML report: one self-contained file.", "pipeline.products", _reads("results"),
+             lambda e: (e.name, e.description)),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a build is given: where its inputs lie, which parts to make, and where to write them."""
+
+    plan: "Plan"
+    parts: list[str]
+    aside: Mapping[str, Path]  # scratch folder of each table that is being made
+
+    @property
+    def experiment(self) -> Experiment:
+        return self.plan.experiment
+
+    @property
+    def partitions(self) -> list[Partition]:
+        """The time partitions to make."""
+        return [p for p in self.plan.partitions if p.key in self.parts]
+
+    def files(self, table: str) -> list[Path]:
+        """The published files of an input that the parts being made read."""
+        return self.plan.store.files(table, self.plan.read_parts(next(iter(self.aside)), self.parts, table))
+
+    def folder(self, table: str, part: str = WHOLE) -> Path:
+        """The scratch folder of one part that is being made."""
+        folder = self.aside[table] / part
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def out(self, table: str, part: str = WHOLE) -> Path:
+        """Where the table's Parquet file of one part goes."""
+        return self.folder(table, part) / f"{table}.parquet"
+
+
+class Plan:
+    """The steps of one experiment over its store."""
+
+    def __init__(self, experiment: Experiment, root: Path | None = None) -> None:
+        self.experiment = experiment
+        self.store = Store((root or storage_root()) / experiment.name)
+        self.partitions = partitions_of(experiment.partitions)
+        self._known: dict[tuple[str, str], str] = {}
+
+    @cached_property
+    def source(self) -> Source:
+        return open_source(self.experiment.source, self.store.root / "raw")
+
+    @cached_property
+    def raw_files(self) -> list[RawFile]:
+        """The raw files as they lie there now. Raises DataError when there are none."""
+        return self.source.discover()
+
+    @property
+    def staging(self) -> Path:
+        return self.store.root / "staged"
+
+    @property
+    def results(self) -> Path:
+        return self.store.root / "results.duckdb"
+
+    @property
+    def report(self) -> Path:
+        return self.store.root / "report.html"
+
+    def parts(self, table: str) -> list[str]:
+        """Every part that the table should have."""
+        kind = STEPS[table].kind
+        if kind == "whole":
+            return [WHOLE]
+        return [p.key for p in self.partitions] if kind == "time" else sorted(self.experiment.agents)
+
+    def read_parts(self, table: str, parts: Iterable[str], source: str) -> list[str]:
+        """The parts of the input ``source`` that ``parts`` of ``table`` are made from."""
+        kinds = (STEPS[table].kind, STEPS[source].kind)
+        if kinds == ("agent", "agent"):
+            return sorted(parts)
+        if kinds != ("time", "time"):
+            return self.parts(source)
+        before, after = STEPS[table].inputs[source]
+        wanted = [p for p in self.partitions if p.key in set(parts)]
+        return [
+            q.key
+            for q in self.partitions
+            if any(q.start < p.end + after and q.end > p.start - before for p in wanted)
+        ]
+
+    def fingerprint(self, table: str, part: str = WHOLE) -> str:
+        """The fingerprint that the part will have once it is made from what lies there now."""
+        if (table, part) not in self._known:
+            self._known[table, part] = fingerprint(self.recipe(table, part))
+        return self._known[table, part]
+
+    def recipe(self, table: str, part: str) -> dict[str, Any]:
+        """All that decides the content of a part: JSON types, kept beside the data as its provenance."""
+        step = STEPS[table]
+        inputs = {
+            f"{source}/{key}": self.fingerprint(source, key)
+            for source in step.inputs
+            if source != "manifest" or table != "events"
+            for key in self.read_parts(table, [part], source)
+        }
+        if table == "manifest":
+            inputs = {"raw": discovered(self.raw_files)}
+        elif table == "events":  # not the whole manifest: a new file makes only the periods stale that it touches
+            inputs = {path: folder.name for path, folder in self.staged(part).items()}
+        settings: list[Any] = [_plain(step.settings(self.experiment))]
+        modules = [step.module]
+        if step.kind == "agent":
+            settings.append(self.experiment.agents[part])
+            modules.append(self.agent_class(part).split(":")[0])
+        if table == "simulator":
+            modules.append(SIMULATORS[self.experiment.simulator].split(":")[0])
+        if table in {"manifest", "entities", "rollout"}:
+            modules.append(type(self.source).__module__)
+        code = {module: code_fingerprint(module) for module in modules}
+        return {"table": table, "part": part, "inputs": inputs, "settings": settings, "code": code}
+
+    @cached_property
+    def staging_key(self) -> str:
+        """Fingerprint of the code and the settings that read raw files; where they lie does not count."""
+        settings = self.experiment.source.model_dump(mode="json", exclude={"path"})
+        code = [code_fingerprint(module) for module in ("pipeline.ingest", type(self.source).__module__)]
+        return fingerprint(settings, code)
+
+    def staged(self, part: str | None = None) -> dict[str, Path]:
+        """The staged folder of each raw events file of the current manifest; with ``part``, of those that touch it."""
+        manifest = read_table(self.store.require("manifest").files, "manifest")
+        folders = staged_folders(manifest, self.staging, self.experiment.partitions, self.staging_key)
+        touched = {row["path"]: row["partitions"] for row in manifest.to_pylist()}
+        return {path: folder for path, folder in folders.items() if part is None or part in touched[path]}
+
+    def agent_class(self, name: str) -> str:
+        """``module:ConfigClass`` of an agent of the experiment."""
+        return str(self.experiment.agents[name].get("class") or AGENTS[name])
+
+    def stale(self, table: str, parts: Iterable[str] | None = None) -> list[str]:
+        """The parts of a table that are not published with their present fingerprint."""
+        if table != "manifest" and self.stale("manifest"):
+            return list(parts or self.parts(table))
+        found = []
+        for part in self.parts(table) if parts is None else parts:
+            current = self.store.current(table, part)
+            missing = table in ("results", "report") and not getattr(self, table).exists()
+            if missing or current is None or current.fingerprint != self.fingerprint(table, part):
+                found.append(part)
+        return found
+
+    def stale_tables(self) -> dict[str, list[str]]:
+        """Every table with stale parts, in the order of the flow."""
+        found = {table: self.stale(table) for table in STEPS}
+        return {table: parts for table, parts in found.items() if parts}
+
+    def make(
+        self, tables: tuple[str, ...], parts: Iterable[str], build: Callable[[Job], None]
+    ) -> dict[str, list[str]]:
+        """Build the stale ones of ``parts`` of tables that are made together; returns the parts made, by table."""
+        stale = sorted({part for table in tables for part in self.stale(table, parts)})
+        if not stale:
+            return {table: [] for table in tables}
+        with ExitStack() as stack:
+            aside = {}
+            for table in tables:
+                recipes = {part: self.recipe(table, part) for part in stale}
+                aside[table] = stack.enter_context(self.store.publish(table, recipes))
+            build(Job(self, stale, aside))
+        return {table: stale for table in tables}
+
+
+def row_count(files: Iterable[Path]) -> int:
+    """Rows of Parquet files, from their footers."""
+    return sum(pq.read_metadata(path).num_rows for path in files)
+
+
+def library_versions() -> dict[str, str]:
+    return {name: version(name) for name in LIBRARIES}
+
+
+def _plain(value: Any) -> Any:
+    """Settings as JSON types."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value

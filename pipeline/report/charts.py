@@ -1,0 +1,115 @@
+"""Plotly figures as plain dicts, which ``report.js`` draws: no time stamps, no random ids, hence the same bytes.
+
+Plotly reads a small HTML in labels, so every name that comes from the data is escaped here.
+"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+from pipeline.report.board import Estimate
+
+Figure = dict[str, Any]
+COLOURS = ("#2f81c9", "#d9822b", "#0f9d7a", "#b8549b", "#7a7f2a", "#c0504d", "#5b6ee1", "#2aa1b3")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up")
+
+
+class Point(NamedTuple):
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+def whiskers(series: Mapping[str, Sequence[Estimate]], axis: str, reference: str | None) -> Figure:
+    """A dot with its 95 % interval for every agent; a dotted line at the reference's value of the first series."""
+    agents = list(dict.fromkeys(e.agent for estimates in series.values() for e in estimates))
+    line = {agent: float(-n) for n, agent in enumerate(agents)}  # the best on top
+    # Series share an agent's line, a little apart, so that no interval hides another.
+    shift = {name: 0.15 * (len(series) - 1 - 2 * k) for k, name in enumerate(series)}
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": escape(name),
+            "x": [e.value for e in estimates],
+            "y": [line[e.agent] + shift[name] for e in estimates],
+            "text": [escape(e.agent) for e in estimates],
+            "marker": {"color": COLOURS[k], "symbol": SYMBOLS[k], "size": 10},
+            "error_x": {
+                "type": "data",
+                "symmetric": False,
+                "array": [e.interval[1] - e.value if e.interval else 0 for e in estimates],
+                "arrayminus": [e.value - e.interval[0] if e.interval else 0 for e in estimates],
+                "color": COLOURS[k],
+                "thickness": 1.6,
+                "width": 5,
+            },
+            "hovertemplate": "%{text}: %{x:.3f}<extra></extra>",
+        }
+        for k, (name, estimates) in enumerate(series.items())
+    ]
+    layout = {
+        "height": 110 + 34 * len(agents),
+        "showlegend": len(series) > 1,
+        "xaxis": {"title": {"text": escape(axis)}},
+        "yaxis": {
+            "tickvals": list(line.values()),
+            "ticktext": [escape(agent) for agent in agents],
+            "range": [0.4 - len(agents), 0.6],
+            "zeroline": False,
+        },
+        "shapes": [
+            {"type": "line", "x0": e.value, "x1": e.value, "y0": 0, "y1": 1, "yref": "paper", "layer": "below",
+             "line": {"dash": "dot", "width": 1.5, "color": "#8a8f98"}}
+            for e in next(iter(series.values()), []) if e.agent == reference
+        ],
+    }  # fmt: skip
+    return {"data": traces, "layout": layout}
+
+
+def curves(series: Mapping[str, Sequence[Point]], x_axis: str, y_axis: str) -> Figure:
+    """A line for each agent with the range over its seeds as thin bars."""
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": escape(name),
+            "x": [p.x for p in points],
+            "y": [p.y for p in points],
+            "line": {"color": COLOURS[k % len(COLOURS)], "width": 2},
+            "marker": {"size": 6, "symbol": SYMBOLS[k // len(COLOURS) % len(SYMBOLS)]},
+            "error_y": {
+                "type": "data",
+                "symmetric": False,
+                "array": [p.high - p.y for p in points],
+                "arrayminus": [p.y - p.low for p in points],
+                "thickness": 1,
+                "width": 3,
+            },
+        }
+        for k, (name, points) in enumerate(series.items())
+    ]
+    layout = {
+        "height": 360,
+        "showlegend": True,
+        "xaxis": {"title": {"text": escape(x_axis)}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": escape(y_axis)}},
+    }
+    return {"data": traces, "layout": layout}
+
+
+def stacked_bars(series: Mapping[str, Mapping[str, int]], y_axis: str) -> Figure:
+    """Counts by day, one colour each series."""
+    traces = [
+        {
+            "type": "bar",
+            "name": escape(name),
+            "x": list(counts),
+            "y": list(counts.values()),
+            "marker": {"color": COLOURS[k % len(COLOURS)]},
+        }
+        for k, (name, counts) in enumerate(series.items())
+    ]
+    layout = {"height": 320, "barmode": "stack", "showlegend": True, "yaxis": {"title": {"text": escape(y_axis)}}}
+    return {"data": traces, "layout": layout}

@@ -1,0 +1,264 @@
+"""The report: one HTML file that works offline and asks the network for nothing, from ``results.duckdb`` alone.
+
+The same results give the same bytes. Text from the data is escaped by the template, and a content security policy
+lets no script run but the two that are written here.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.report.board import LEGS, Board, Column, names
+from pipeline.report.charts import Figure, Point, curves, stacked_bars, whiskers
+from pipeline.report.tables import (
+    DataTable,
+    agreement_table,
+    all_metrics_table,
+    leaderboard_table,
+    pivot,
+    plain_table,
+    ranks_table,
+)
+from pipeline.report.verdict import verdict
+from pipeline.results import query, read
+from pipeline.storage import write_atomically
+
+HERE = Path(__file__).parent
+SHOWN_DISAGREEMENTS = 5
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report that a caller adds at its end."""
+
+    title: str
+    text: str
+    table: pa.Table | None = None
+
+
+@dataclass(frozen=True)
+class Chart:
+    figure: Figure
+    description: str  # what it shows, for those who do not see it
+
+
+@dataclass(frozen=True)
+class Leg:
+    name: str
+    supported: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Curves:
+    chart: Chart | None  # the validation metric
+    losses: Sequence[Chart]
+
+
+@dataclass(frozen=True)
+class Data:
+    chart: Chart | None
+    tables: Sequence[DataTable]
+
+
+def write_report(
+    results: Path, target: Path, experiment_name: str, description: str = "", extra: Sequence[Section] = ()
+) -> None:
+    """Write the report of an experiment to ``target``. Raises StorageError when there are no results yet."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    board = Board(read(results, "leaderboard"))
+    unsupported = {row["leg"]: row["reason"] for row in read(results, "unsupported").to_pylist()}
+    scripts = [get_plotlyjs(), (HERE / "report.js").read_text(encoding="utf-8")]
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    html = environment.get_template("report.html").render(
+        name=experiment_name,
+        description=description,
+        verdict=verdict(board, unsupported, lambda a, b: _rows(query(results, "paired_difference", {"a": a, "b": b}))),
+        board=board,
+        leaderboard=leaderboard_table(board),
+        legs=_legs(board, unsupported),
+        ranks=ranks_table(board),
+        agreements=agreement_table(board),
+        disagreements=_disagreements(board),
+        value_charts=_value_charts(board),
+        rerank_chart=_rerank_chart(board),
+        metrics=_metrics(board),
+        scored=plain_table("Test sessions and what they could measure", query(results, "sessions_scored"), SCORED),
+        slices=_slices(results),
+        curves=_learning_curves(_rows(query(results, "learning_curves"))),
+        simulators=_simulators(read(results, "simulator_quality")),
+        data=_data(results),
+        provenance=_provenance(query(results, "provenance")),
+        extra=[(part, None if part.table is None else plain_table(part.title, part.table)) for part in extra],
+        style=(HERE / "report.css").read_text(encoding="utf-8"),
+        scripts=scripts,
+        script_hashes=[_hash(script) for script in scripts],
+    )
+    write_atomically(target, html)
+
+
+SCORED = {"mode": "Mode", "sessions": "Sessions", "scored": "Scored", "no_positive": "No positive",
+          "all_positive": "Only positives"}  # fmt: skip
+SPLITS = {"split": "Split", "start_ts": "From (UTC)", "end_ts": "To, exclusive", "sessions": "Sessions kept",
+          "dropped": "Dropped: they cross the end"}  # fmt: skip
+INGEST = {"path": "Raw file", "rows_in": "Rows read", "events": "Events kept", "duplicates": "Duplicates",
+          "rejects": "Refused"}  # fmt: skip
+FILES = {"path": "Raw file", "kind": "Kind", "rows": "Rows", "size": "Bytes", "hash": "Hash"}
+
+
+def _legs(board: Board, unsupported: Mapping[str, str]) -> list[Leg]:
+    legs = []
+    for leg, name in LEGS.items():
+        columns = board.main_columns(leg)
+        if columns:
+            text = " ".join(f"{column.label}: {_extent(board, column)}." for column in columns)
+        else:
+            text = f"Not supported, because {unsupported.get(leg, 'it was not run and no reason was published')}."
+        legs.append(Leg(name, bool(columns), text))
+    other = [Leg(leg, False, f"Not supported, because {why}.") for leg, why in unsupported.items() if leg not in LEGS]
+    return legs + other
+
+
+def _extent(board: Board, column: Column) -> str:
+    estimates = board.column(column)
+    sizes = sorted({estimate.n for estimate in estimates})
+    sizes_text = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    unit = {"rerank": "sessions", "rollout": "episodes"}.get(column.leg, "rows")
+    return f"{len(estimates)} agents, n = {sizes_text} {unit} a seed"
+
+
+def _disagreements(board: Board) -> list[str]:
+    sentences = []
+    for found in board.agreements():
+        pairs = board.disagreements(found.first, found.second)
+        first, second = found.first.label, found.second.label
+        if not pairs:
+            sentences.append(f"{first} and {second}: no two agents are ordered oppositely with both intervals apart.")
+            continue
+        listed = names((f"{x} over {y}" for x, y in pairs), SHOWN_DISAGREEMENTS)
+        sentences.append(f"{first} puts {listed}; {second} puts them the other way round, with both intervals apart.")
+    return sentences
+
+
+def _value_charts(board: Board) -> list[Chart]:
+    charts = []
+    for column in [*board.main_columns("rollout"), *board.main_columns("ope")]:
+        estimates = board.column(column)
+        axis = f"{column.label} (reward per session)" if column.leg == "rollout" else column.label
+        description = f"{column.label} of {len(estimates)} agents with 95 % intervals"
+        charts.append(Chart(whiskers({column.label: estimates}, axis, board.reference), description))
+    return charts
+
+
+def _rerank_chart(board: Board) -> Chart | None:
+    series = {column.label: board.column(column) for column in board.main_columns("rerank")}
+    if not series:
+        return None
+    figure = whiskers(series, "NDCG@10 with rewards as gains", board.reference)
+    return Chart(figure, "NDCG@10 of every agent in both re-ranking modes with 95 % intervals")
+
+
+def _metrics(board: Board) -> list[DataTable]:
+    settings = dict.fromkeys((column.leg, column.setting) for column in board.every_column)
+    return [
+        all_metrics_table(board, leg, setting, f"{LEGS.get(leg, leg)}, {setting}: every metric")
+        for leg, setting in settings
+    ]
+
+
+def _slices(results: Path) -> DataTable | None:
+    rows = [row for row in _rows(query(results, "slices")) if row["mode"] == "paged"]
+    for row in rows:
+        row["column"] = f"{row['slice']} (n = {row['n']:,})"
+    if not rows:
+        return None
+    table = pivot(rows, ["agent"], "column", "ndcg_reward_10")
+    return plain_table("Paged NDCG@10 by kind of user and length of session", table, None)
+
+
+def _learning_curves(rows: list[dict[str, Any]]) -> Curves:
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    is_validation = [metric for metric in metrics if metric.startswith("validation") or "ndcg" in metric]
+    charts = {}
+    for metric in metrics:
+        series: dict[str, list[Point]] = {}
+        for row in rows:
+            if row["metric"] == metric:
+                point = Point(row["step"], row["value"], row["lowest"], row["highest"])
+                series.setdefault(row["agent"], []).append(point)
+        description = f"{metric} by gradient step of {names(series)}"
+        charts[metric] = Chart(curves(series, "gradient steps", metric), description)
+    first = charts[is_validation[0]] if is_validation else None
+    return Curves(first, [chart for metric, chart in charts.items() if chart is not first])
+
+
+def _simulators(quality: pa.Table) -> DataTable | None:
+    if not quality.num_rows:
+        return None
+    table = pivot(_rows(quality), ["simulator", "head", "split", "n"], "metric", "value")
+    head = {"simulator": "Simulator", "head": "Predicts", "split": "Measured on", "n": "n"}
+    head |= {name: name.replace("_", " ") for name in table.column_names if name not in head}
+    return plain_table("How well each user model predicts sessions that it was not fitted on", table, head)
+
+
+def _data(results: Path) -> Data:
+    days: dict[str, dict[str, int]] = {}
+    for row in _rows(query(results, "events_by_day")):
+        days.setdefault(row["event_type"], {})[str(row["event_date"])] = row["events"]
+    chart = Chart(stacked_bars(days, "events"), f"Events by day and type: {names(days)}") if days else None
+    tables = [
+        plain_table("The cut-offs in time", _in_time(read(results, "splits")), SPLITS),
+        plain_table("What became of every raw row", _file_names(read(results, "ingest_counts")), INGEST),
+        plain_table("Refused rows by reason", query(results, "rejects_by_reason"),
+                    {"reason": "Reason", "n_rows": "Rows", "files": "Files"}),
+        plain_table("The raw files", _file_names(read(results, "manifest")), FILES),
+    ]  # fmt: skip
+    return Data(chart, tables)
+
+
+def _in_time(splits: pa.Table) -> pa.Table:
+    return splits.sort_by("start_ts")
+
+
+def _file_names(table: pa.Table) -> pa.Table:
+    """Paths without their folders, which may name a person."""
+    short = [Path(path).name for path in table["path"].to_pylist()]
+    return table.set_column(table.column_names.index("path"), "path", pa.array(short, pa.string()))
+
+
+def _provenance(table: pa.Table) -> DataTable:
+    origins: dict[tuple[str, ...], list[str]] = {}
+    for row in _rows(table):
+        origin = tuple(str(row[name] or "unknown") for name in ("data_hash", "code_hash", "config_hash", "commit"))
+        origins.setdefault((*origin, _versions(row["versions"])), []).append(row["agent"])
+    columns = ("Data", "Code", "Config", "Commit", "Versions")
+    rows = [(names(dict.fromkeys(agents)), len(agents), *origin) for origin, agents in origins.items()]
+    data = {title: [row[k] for row in rows] for k, title in enumerate(("Agents", "Figures", *columns))}
+    return plain_table("Where the figures come from", pa.table(data))
+
+
+def _versions(text: str | None) -> str:
+    """A JSON object of versions as words; any other text as it is."""
+    try:
+        found = json.loads(text or "null")
+    except ValueError:
+        return text or "unknown"
+    return ", ".join(f"{key} {found[key]}" for key in sorted(found)) if isinstance(found, dict) else text or "unknown"
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    return list(table.to_pylist())
+
+
+def _hash(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,225 @@
+"""MovieLens in the publisher's three formats: ml-100k, ml-latest (the form of 25M and 32M too) and ml-1m.
+
+A rating is one event of type ``rating`` with the stars as its value. Item features are the genres as flags in the
+order of ``GENRES`` and the release year; user features are age, gender and occupation where the format has them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+from pipeline.errors import ConfigError, DataError
+from pipeline.experiment import MovieLensSource
+from pipeline.sources.base import RAW_EVENT_COLUMNS, Parsed, RawFile
+from pipeline.warehouse import create_table
+
+GENRES = (
+    "Action", "Adventure", "Animation", "Children", "Comedy", "Crime", "Documentary", "Drama", "Fantasy", "Film-Noir",
+    "Horror", "IMAX", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
+OCCUPATIONS = (
+    "administrator", "artist", "doctor", "educator", "engineer", "entertainment", "executive", "healthcare",
+    "homemaker", "lawyer", "librarian", "marketing", "none", "other", "programmer", "retired", "salesman", "scientist",
+    "student", "technician", "writer",
+)  # fmt: skip
+HEADER = "userid,movieid,rating,timestamp"
+BLOCK = 1 << 22  # bytes read at a time
+LINES = pa.schema({"line": pa.int64(), "raw": pa.binary(), "torn": pa.bool_()})
+
+
+@dataclass(frozen=True)
+class Format:
+    """Where one of the publisher's formats keeps what. Catalogue files may be absent; their features are then empty."""
+
+    ratings: str  # glob
+    separator: str  # of the ratings
+    items: str
+    item_pattern: str  # regular expression: item id, title, genres
+    genre_flags: tuple[str, ...] = ()  # the genres' names where they are 0/1 columns
+    users: str = ""
+    user_separator: str = ""
+    age_column: int = 0  # 1-based
+    gender_column: int = 0
+    occupations: tuple[str, ...] = ()  # the values of column 4, in the order of their flags
+
+
+FORMATS = (
+    Format(
+        ratings="u.data",
+        separator="\t",
+        items="u.item",
+        item_pattern=r"^\s*(\d+)\|([^|]*)\|[^|]*\|[^|]*\|[^|]*\|([01](?:\|[01]){18})\s*$",
+        genre_flags=("", *(genre for genre in GENRES if genre != "IMAX")),  # the first flag is "unknown"
+        users="u.user",
+        user_separator="|",
+        age_column=2,
+        gender_column=3,
+        occupations=OCCUPATIONS,
+    ),
+    Format(
+        ratings="ratings.csv",
+        separator=",",
+        items="movies.csv",
+        item_pattern=r"^\s*(\d+),(.*),([^,]*)$",
+    ),
+    Format(
+        ratings="ratings*.dat",
+        separator="::",
+        items="movies.dat",
+        item_pattern=r"^\s*(\d+)::(.*)::(.*)$",
+        users="users.dat",
+        user_separator="::",
+        age_column=3,
+        gender_column=2,
+        occupations=tuple(str(code) for code in range(21)),
+    ),
+)
+
+
+class MovieLens:
+    """A folder of MovieLens files; the format is told by the names of the files."""
+
+    name = "movielens"
+
+    def __init__(self, settings: MovieLensSource, folder: Path) -> None:
+        del folder  # nothing is generated
+        if settings.path is None:
+            raise ConfigError(
+                "source.path is not set; name the folder of the MovieLens files there or with RAW=folder."
+            )
+        self.folder = settings.path.expanduser()
+
+    def discover(self) -> list[RawFile]:
+        found = self._format()
+        ratings = sorted(self.folder.glob(found.ratings))
+        for path in ratings:
+            if _is_empty(path):
+                raise DataError(f"{path} holds no ratings; fetch it again, or remove it if another file replaces it.")
+        files = [RawFile(path, "events") for path in ratings]
+        if (items := self.folder / found.items).is_file():
+            files.append(RawFile(items, "items"))
+        if found.users and (users := self.folder / found.users).is_file():
+            files.append(RawFile(users, "users"))
+        return files
+
+    def read(self, con: DuckDBPyConnection, file: RawFile) -> Parsed:
+        # DuckDB's own CSV reader is no help with dirt: its latin-1 refuses the bytes 80–9F, its UTF-8 any invalid byte.
+        con.register("lines", pa.RecordBatchReader.from_batches(LINES, _line_batches(file.path)))
+        params = {"separator": self._format().separator, "header": _header_lines(file.path)}
+        create_table(con, "movielens_ratings", "staging/movielens_ratings", params)
+        con.unregister("lines")
+        ratings = con.table("movielens_ratings")
+        columns = ", ".join(RAW_EVENT_COLUMNS)
+        return Parsed(
+            events=ratings.filter("reason is null").project(f"{columns}, line, raw"),
+            rejects=ratings.filter("reason is not null").project("line, raw, reason"),
+        )
+
+    def count(self, con: DuckDBPyConnection, file: RawFile) -> int:
+        lines, last = 0, b"\n"
+        with file.path.open("rb") as stream:
+            while block := stream.read(BLOCK):
+                lines += block.count(b"\n")
+                last = block[-1:]
+        return lines + (last != b"\n") - _header_lines(file.path)
+
+    def items(self, con: DuckDBPyConnection, files: Sequence[RawFile]) -> DuckDBPyRelation:
+        found = self._format()
+        params = {"pattern": found.item_pattern, "flags": list(found.genre_flags), "genres": list(GENRES)}
+        return _catalogue(con, files, "items", params)
+
+    def users(self, con: DuckDBPyConnection, files: Sequence[RawFile]) -> DuckDBPyRelation:
+        found = self._format()
+        params = {
+            "separator": found.user_separator,
+            "age": found.age_column,
+            "gender": found.gender_column,
+            "occupations": list(found.occupations),
+        }
+        return _catalogue(con, files, "users", params)
+
+    def _format(self) -> Format:
+        if not self.folder.exists():
+            raise DataError(f"There is no folder {self.folder}; set source.path or RAW to the folder of the log.")
+        if not self.folder.is_dir():
+            raise DataError(f"{self.folder} is a file; give the folder that holds it.")
+        formats = [known for known in FORMATS if any(self.folder.glob(known.ratings))]
+        if not formats:
+            wanted = ", ".join(known.ratings for known in FORMATS)
+            held = ", ".join(sorted(path.name for path in self.folder.iterdir())[:5]) or "nothing"
+            raise DataError(f"{self.folder} has no MovieLens ratings (one of {wanted}); it holds {held}.")
+        if len(formats) > 1:
+            both = " and ".join(known.ratings for known in formats)
+            raise DataError(f"{self.folder} holds several MovieLens logs ({both}); keep one of them in a folder.")
+        return formats[0]
+
+
+def _line_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Every line of a file, as bytes without its line break; ``torn`` marks a last line that has none."""
+    line, rest = 1, b""
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            *lines, rest = (rest + block).split(b"\n")
+            rest = rest[:BLOCK]  # a line this long is a reject in any case: memory stays bounded
+            yield _line_batch(lines, line)
+            line += len(lines)
+    if rest:
+        yield _line_batch([rest], line, torn=True)
+
+
+def _line_batch(lines: list[bytes], first: int, torn: bool = False) -> pa.RecordBatch:
+    numbers = pa.array(range(first, first + len(lines)), pa.int64())
+    return pa.record_batch([numbers, pa.array(lines, pa.binary()), pa.array([torn] * len(lines))], schema=LINES)
+
+
+def _header_lines(path: Path) -> int:
+    """1 where the first line names the columns. Raises DataError where it names them in another order."""
+    with path.open("rb") as stream:
+        first = stream.readline(1000).decode("utf-8-sig", errors="replace").strip().lower()
+    if not first.startswith("userid"):
+        return 0
+    if first != HEADER:
+        raise DataError(f"{path} has the columns {first!r}; MovieLens has {HEADER!r} in this order.")
+    return 1
+
+
+def _is_empty(path: Path) -> bool:
+    """No line besides the header. A few bytes are enough to see it."""
+    with path.open("rb") as stream:
+        for _ in range(_header_lines(path)):
+            stream.readline()
+        return not stream.read(1)
+
+
+def _catalogue(
+    con: DuckDBPyConnection, files: Sequence[RawFile], kind: str, params: Mapping[str, object]
+) -> DuckDBPyRelation:
+    """The rows of the catalogue files of one kind. Raises DataError with the first line that cannot be read."""
+    tables = [_text_lines(file.path) for file in files if file.kind == kind]
+    con.register("lines", pa.concat_tables(tables) if tables else _TEXT_LINES.empty_table())
+    table = f"movielens_{kind}"
+    create_table(con, table, f"staging/{table}", params)
+    con.unregister("lines")
+    id_column = f"{kind[:-1]}_id"
+    bad = con.sql(f"select file, line, text from {table} where {id_column} is null order by line limit 1").fetchall()
+    for path, line, text in bad:
+        raise DataError(f"{path}, line {line}: {text!r} is no MovieLens {kind[:-1]}; mend or remove the line.")
+    return con.table(table).project("* exclude (file, line, text)")
+
+
+_TEXT_LINES = pa.schema({"file": pa.string(), "line": pa.int64(), "text": pa.string()})
+
+
+def _text_lines(path: Path) -> pa.Table:
+    """The lines of a catalogue file, which is small: UTF-8 (ml-latest), else latin-1 (the two older formats)."""
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    lines = text.split("\n")
+    columns = [pa.array([str(path)] * len(lines)), pa.array(range(1, len(lines) + 1), pa.int64()), pa.array(lines)]
+    return pa.table(columns, schema=_TEXT_LINES)

@@ -1,0 +1,210 @@
+"""The only training loop: budget, validation, early stopping, checkpoints, progress, and one process a seed."""
+
+import logging
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+
+from models.base import AgentConfig, GradientAgent, Task
+from pipeline.artifacts import agent_config, load_checkpoint, save_agent, save_checkpoint
+from pipeline.evaluation.rerank import validation_score
+from pipeline.evaluation.sessions import CandidateSessions, load_sessions
+from pipeline.experiment import Budget, Experiment
+from pipeline.schemas import SCHEMAS
+from pipeline.task import load_task, transitions
+from pipeline.warehouse import write_parquet
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One agent and seed to train: all that a worker process needs."""
+
+    name: str
+    target: str  # module:ConfigClass
+    settings: dict[str, Any]
+    seed: int
+    experiment: Experiment
+    inputs: dict[str, list[Path]]
+    work: Path  # checkpoints live here until the agent is published
+    out: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended."""
+
+    seed: int
+    steps: int
+    best_step: int
+    validation: float  # ndcg_reward_10, paged, on the validation window; nan for agents without training
+    seconds: float
+    stopped_by: str  # gradient_steps, patience, max_seconds, or "nothing to train"
+
+
+def train_agent(
+    name: str, target: str, experiment: Experiment, inputs: dict[str, list[Path]], work: Path, out: Path
+) -> list[Outcome]:
+    """Train every seed of an agent and write ``out/seed-<s>/`` and ``out/training_log.parquet``.
+
+    A training that was killed goes on from its last checkpoint in ``work``. An agent whose seed changes nothing is
+    run with the first seed only. Raises ConfigError for settings that the agent does not know.
+    """
+    settings = experiment.agents[name]
+    config = agent_config(name, target, settings)
+    seeds = experiment.seeds if config.stochastic else experiment.seeds[:1]
+    runs = [
+        Run(name, target, settings, seed, experiment, inputs, work / f"seed-{seed}", out / f"seed-{seed}")
+        for seed in seeds
+    ]
+    trains = isinstance(config.build(load_task(inputs, experiment), seeds[0]), GradientAgent)
+    results = in_processes(_train_run, runs, experiment.device, workers=None if trains else 1)
+    rows = [row for _, logged in results for row in logged]
+    columns = dict(zip(SCHEMAS["training_log"].names, zip(*rows, strict=True), strict=True)) if rows else {}
+    table = pa.table(columns, schema=SCHEMAS["training_log"]) if rows else SCHEMAS["training_log"].empty_table()
+    write_parquet(out / "training_log.parquet", "training_log", table.to_batches())
+    return [outcome for outcome, _ in results]
+
+
+def in_processes(function: Callable[[T], R], runs: list[T], device: str, workers: int | None = None) -> list[R]:
+    """``function`` of each run, in the runs' order; on CPU in as many processes as there are cores, one thread each."""
+    workers = workers or min(len(runs), multiprocessing.cpu_count())
+    if workers < 2 or device != "cpu":
+        return [function(run) for run in runs]
+    results: dict[int, R] = {}
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(function, run): at for at, run in enumerate(runs)}
+        for future in as_completed(futures):
+            results[futures[future]] = future.result()
+    return [results[at] for at in range(len(runs))]
+
+
+def _train_run(run: Run) -> tuple[Outcome, list[tuple[str, int, int, str, float]]]:
+    torch.set_num_threads(1)
+    torch.manual_seed(run.seed)
+    task = load_task(run.inputs, run.experiment)
+    config = agent_config(run.name, run.target, run.settings)
+    agent = config.build(task, run.seed)
+    if isinstance(agent, GradientAgent):
+        trainer = Trainer(agent, config, task, run)
+        outcome, rows = trainer.run_budget()
+    else:
+        outcome, rows = Outcome(run.seed, 0, 0, float("nan"), 0.0, "nothing to train"), []
+    save_agent(run.out, agent, run.target, config, run.seed)
+    return outcome, [(run.name, run.seed, *row) for row in rows]
+
+
+class Trainer:
+    """One gradient agent under its budget. The state of a resume is the agent, the best weights, the log, the RNG."""
+
+    def __init__(self, agent: GradientAgent, config: AgentConfig, task: Task, run: Run) -> None:
+        self.agent, self.config, self.task, self.run = agent, config, task, run
+        self.budget: Budget = run.experiment.budgets()
+        self.step = 0
+        self.seconds = 0.0
+        self.best = (-np.inf, 0)  # validation score and its step
+        self.best_weights = _copied(agent)
+        self.rows: list[tuple[int, str, float]] = []  # step, metric, value
+
+    def run_budget(self) -> tuple[Outcome, list[tuple[int, str, float]]]:
+        """Train until the budget or the patience is spent; leaves the best weights in the agent."""
+        self._resume()
+        validation = self._validation_sessions()
+        started, earlier = time.monotonic(), self.seconds
+        recent: dict[str, list[float]] = {}
+        stopped_by = self._finished()
+        batches = transitions(
+            self.run.inputs["trajectories"], self.task, self.budget.batch_size, self.run.seed, self.step
+        )
+        with tqdm(
+            total=self.budget.gradient_steps,
+            initial=self.step,
+            desc=f"{self.run.name} seed {self.run.seed}",
+            unit="step",
+            disable=None,  # silent where there is no terminal
+        ) as bar:
+            while not stopped_by:
+                for metric, value in self.agent.update(next(batches)).items():
+                    recent.setdefault(metric, []).append(float(value))
+                self.step += 1
+                bar.update()
+                self.seconds = earlier + time.monotonic() - started
+                stopped_by = self._finished()
+                if stopped_by or self.step % self.budget.validate_every == 0:
+                    self._validate(validation, recent)
+                    stopped_by = stopped_by or self._finished()
+                    self._checkpoint()
+                    recent.clear()
+        self.agent.load_state_dict(self.best_weights)
+        score, best_step = self.best
+        return Outcome(self.run.seed, self.step, best_step, float(score), self.seconds, stopped_by), self.rows
+
+    def _finished(self) -> str:
+        """Why training ends now, or an empty text."""
+        waited = (self.step - self.best[1]) // self.budget.validate_every
+        if self.step >= self.budget.gradient_steps:
+            return "gradient_steps"
+        if self.step and waited >= self.budget.patience:
+            return "patience"
+        return "max_seconds" if self.seconds >= self.budget.max_seconds else ""
+
+    def _validation_sessions(self) -> CandidateSessions:
+        experiment = self.run.experiment
+        return load_sessions(
+            self.run.inputs["candidates"],
+            split="validation",
+            task=self.task,
+            history=experiment.history,
+            limit=self.budget.validation_sessions,
+            seed=experiment.seeds[0],
+        )
+
+    def _validate(self, sessions: CandidateSessions, recent: dict[str, list[float]]) -> None:
+        score = validation_score(self.agent, self.config, self.task, sessions)
+        self.rows += [(self.step, metric, float(np.mean(values))) for metric, values in recent.items()]
+        self.rows.append((self.step, "validation_ndcg_reward_10", score))
+        if score > self.best[0]:
+            self.best = (score, self.step)
+            self.best_weights = _copied(self.agent)
+
+    def _checkpoint(self) -> None:
+        save_checkpoint(
+            self.run.work,
+            {
+                "step": self.step,
+                "seconds": self.seconds,
+                "best": self.best,
+                "best_weights": self.best_weights,
+                "weights": _copied(self.agent),
+                "training": self.agent.training_state(),
+                "rows": self.rows,
+                "rng": torch.get_rng_state(),
+            },
+        )
+
+    def _resume(self) -> None:
+        saved = load_checkpoint(self.run.work)
+        if saved is None:
+            return
+        self.step, self.seconds, self.best = saved["step"], saved["seconds"], tuple(saved["best"])
+        self.best_weights, self.rows = saved["best_weights"], [tuple(row) for row in saved["rows"]]
+        self.agent.load_state_dict(saved["weights"])
+        self.agent.load_training_state(saved["training"])
+        torch.set_rng_state(saved["rng"])
+        log.info("%s seed %d goes on from step %d", self.run.name, self.run.seed, self.step)
+
+
+def _copied(agent: GradientAgent) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in agent.state_dict().items()}

@@ -1,0 +1,29 @@
+-- Every agent on the main metric of each leg, best first within a leg and setting.
+-- Differences are paired, on the same sessions or users, against the agent in "against"; p is Holm-corrected.
+with main_metrics (leg, metric, metric_order) as (
+    values ('rollout', 'return', 1), ('rerank', 'ndcg_reward_10', 2), ('rerank', 'map', 3), ('ope', 'value', 4)
+)
+select
+    leaderboard.agent,
+    leaderboard.leg,
+    leaderboard.setting,
+    leaderboard.metric,
+    leaderboard.value,
+    leaderboard.ci_low,
+    leaderboard.ci_high,
+    leaderboard.n,
+    leaderboard.users,
+    leaderboard.seeds,
+    leaderboard.against,
+    leaderboard.difference,
+    leaderboard.difference_low,
+    leaderboard.difference_high,
+    leaderboard.p_value
+from leaderboard
+inner join main_metrics on main_metrics.leg = leaderboard.leg and main_metrics.metric = leaderboard.metric
+order by
+    main_metrics.metric_order,
+    leaderboard.setting = 'truth' desc,
+    leaderboard.setting desc,
+    leaderboard.value desc nulls last,
+    leaderboard.agent

@@ -1,0 +1,43 @@
+-- Every item that was shown or that the log describes. Indices, category codes and counts know the training window alone.
+with described as (
+    select item_id, title, nullif(category, '') as category, brand, price, features
+    from described_items
+    qualify row_number() over (partition by item_id order by title, category, brand, price, features) = 1
+),
+trained as (
+    select
+        item_id,
+        count(*) as impressions,
+        count(*) filter (where feedback <> 'skip') as positives,
+        row_number() over (order by item_id) as item
+    from impressions
+    join session_splits using (session_id)
+    where split = 'train'
+    group by item_id
+),
+categories as (
+    select category, row_number() over (order by category) as code
+    from trained
+    join described using (item_id)
+    where category is not null
+    group by category
+),
+known as (
+    select item_id from impressions
+    union
+    select item_id from described
+)
+select
+    item_id,
+    key64(item_id) as item_key,
+    coalesce(trained.item, 0) as item,
+    title, category,
+    coalesce(categories.code, 0) as category_code,
+    brand, price, features,
+    coalesce(trained.impressions, 0) as train_impressions,
+    coalesce(trained.positives, 0) as train_positives
+from known
+left join described using (item_id)
+left join trained using (item_id)
+left join categories using (category)
+order by item_id

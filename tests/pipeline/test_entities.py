@@ -1,0 +1,140 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+from pipeline.entities import build_items, build_users, standardised, write_entities
+from tests.pipeline.logs import at, read_rows, write_rows
+
+ITEMS = {  # title, category, features
+    "a": ("A", "tea", [1.0, 5.0]),
+    "b": ("B", "coffee", [3.0, 5.0]),
+    "later": ("L", "tea", [100.0, 7.0]),
+    "never": ("N", "cocoa", None),
+}
+SHOWN = [  # session, user, item, feedback; sessions 1 and 2 are training, 3 validation, 4 test
+    (1, "u", "b", "click"), (1, "u", "a", "skip"), (2, "v", "a", "purchase"), (2, "v", "bare", "skip"),
+    (3, "u", "later", "click"), (4, "w", "a", "click"),
+]  # fmt: skip
+
+
+class TableSource:
+    """A source that knows some items and users, and nothing else."""
+
+    name = "table"
+
+    def __init__(self, items: dict[str, tuple[str, str, list[float] | None]]) -> None:
+        rows = [
+            {"item_id": key, "title": title, "category": category, "brand": None, "price": 2, "features": features}
+            for key, (title, category, features) in items.items()
+        ]
+        self._items = pa.Table.from_pylist(rows)
+        self._users = pa.Table.from_pylist([{"user_id": u, "features": [n]} for u, n in (("u", 1), ("v", 3), ("x", 9))])
+
+    def items(self, con: DuckDBPyConnection, files: object) -> DuckDBPyRelation:
+        con.register("some_items", self._items)
+        return con.sql("select * from some_items")
+
+    def users(self, con: DuckDBPyConnection, files: object) -> DuckDBPyRelation:
+        con.register("some_users", self._users)
+        return con.sql("select * from some_users")
+
+
+def build(folder: Path, shown: list[tuple[int, str, str, str]], items: dict[str, Any]) -> tuple[Any, Any]:
+    """Items by id and users by id, of sessions that start and end in the hour of their number."""
+    visits = {number: user for number, user, *_ in shown}
+    sessions = [
+        {"session_id": n, "user_id": user, "start_ts": at(n), "end_ts": at(n + 0.5)} for n, user in visits.items()
+    ]
+    bounds = [("train", 0, 3), ("validation", 3, 4), ("test", 4, 9)]
+    impressions = [
+        {"session_id": n, "user_id": user, "item_id": item, "feedback": feedback} for n, user, item, feedback in shown
+    ]
+    inputs = {
+        "impressions": [write_rows(folder / "impressions.parquet", "impressions", impressions)],
+        "sessions": [write_rows(folder / "sessions.parquet", "sessions", sessions)],
+        "splits": [
+            write_rows(
+                folder / "splits.parquet",
+                "splits",
+                [{"split": name, "start_ts": at(start), "end_ts": at(end)} for name, start, end in bounds],
+            )
+        ],
+    }
+    described = folder / "described_items.parquet", folder / "described_users.parquet"
+    write_entities(TableSource(items), [], *described)  # type: ignore[arg-type]
+    build_items(**inputs, described=described[0], out=folder / "items.parquet")
+    build_users(**inputs, described=described[1], out=folder / "users.parquet")
+    found = read_rows(folder / "items.parquet"), read_rows(folder / "users.parquet")
+    return {row["item_id"]: row for row in found[0]}, {row["user_id"]: row for row in found[1]}
+
+
+def test_indices_and_counts_know_the_training_window_alone(tmp_path: Path) -> None:
+    items, users = build(tmp_path, SHOWN, ITEMS)
+    numbers = {key: (row["item"], row["train_impressions"], row["train_positives"]) for key, row in items.items()}
+    assert numbers == {"a": (1, 2, 1), "b": (2, 1, 1), "bare": (3, 1, 0), "later": (0, 0, 0), "never": (0, 0, 0)}
+    assert {key: (row["user"], row["train_sessions"]) for key, row in users.items()} == {
+        "u": (1, 1), "v": (2, 1), "w": (0, 0), "x": (0, 0),
+    }  # fmt: skip
+
+
+def test_category_codes_are_dense_over_the_training_window(tmp_path: Path) -> None:
+    items, _ = build(tmp_path, SHOWN, ITEMS)
+    codes = {key: row["category_code"] for key, row in items.items()}
+    assert codes == {"a": 2, "b": 1, "bare": 0, "later": 2, "never": 0}  # cocoa was not seen in training
+
+
+def test_features_are_scaled_by_the_training_window(tmp_path: Path) -> None:
+    items, users = build(tmp_path, SHOWN, ITEMS)
+    features = {key: row["features"] for key, row in items.items()}
+    assert features["a"] == [-1, 0]  # the second component is the same for all of training
+    assert features["b"] == [1, 0]
+    assert features["bare"] == features["never"] == [0, 0]
+    assert features["later"] == [98, 0]
+    assert {key: row["features"] for key, row in users.items()} == {"u": [-1], "v": [1], "w": [0], "x": [7]}
+
+
+def test_an_item_from_after_the_cut_off_changes_no_other_row(tmp_path: Path) -> None:
+    canary = {"canary": ("C", "birds", [1e6, 1e6, 1e6])}  # wider than all others, of a category of its own
+    shown = [*SHOWN, (3, "u", "canary", "purchase"), (4, "w", "canary", "click")]
+    before, users_before = build(tmp_path / "before", SHOWN, ITEMS)
+    after, users_after = build(tmp_path / "after", shown, {**ITEMS, **canary})
+    canary_row = after.pop("canary")
+    assert (canary_row["item"], canary_row["category_code"], canary_row["train_impressions"]) == (0, 0, 0)
+    assert len(canary_row["features"]) == 2
+    assert after == before
+    assert users_after == users_before
+
+
+def test_a_source_that_describes_nothing_gives_bare_rows(tmp_path: Path) -> None:
+    class Silent(TableSource):
+        def __init__(self) -> None:
+            super().__init__(ITEMS)
+            self._items, self._users = self._items.slice(0, 0), self._users.slice(0, 0)
+
+    write_entities(Silent(), [], tmp_path / "items.parquet", tmp_path / "users.parquet")  # type: ignore[arg-type]
+    assert pq.read_table(tmp_path / "items.parquet").num_rows == 0
+    assert pq.read_schema(tmp_path / "users.parquet").names == ["user_id", "features"]
+
+
+@pytest.mark.parametrize(
+    ("features", "training", "expected"),
+    [
+        ([[1.0], [3.0], [5.0]], [True, True, False], [[-1], [1], [3]]),
+        ([[0.1 + 0.2], [0.3], [9.0]], [True, True, False], [[0], [0], [0]]),  # the same but for rounding
+        ([[1.0], None, [3.0], [None], [float("nan")], [float("inf")]], [True] * 6, [[-1], [0], [1], [0], [0], [0]]),
+        ([[1.0, 2.0], [3.0], []], [True, True, True], [[-1, 0], [1, 0], [0, 0]]),
+        ([[1.0, 2.0], None], [False, True], [[], []]),  # training knows no component
+        ([], [], []),
+    ],
+)
+def test_standardised_features_are_finite_and_of_one_width(
+    features: list[Any], training: list[bool], expected: list[list[float]]
+) -> None:
+    column = pa.chunked_array([pa.array(features, pa.list_(pa.float32()))])
+    scaled = standardised(column, np.array(training, dtype=bool))
+    assert scaled.to_pylist() == expected

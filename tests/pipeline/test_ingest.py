@@ -1,0 +1,411 @@
+"""Ingest: every raw record ends up once, as an event, as a duplicate or as a reject with its reason."""
+
+import os
+import shutil
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+from pipeline.errors import DataError, StorageError
+from pipeline.experiment import MovieLensSource, Partitions, load_experiment
+from pipeline.ingest import (
+    build_counts,
+    build_events,
+    build_rejects,
+    check_conservation,
+    discovered,
+    stage,
+    staged_folders,
+)
+from pipeline.partitions import Partition, partitions_of
+from pipeline.schemas import SCHEMAS
+from pipeline.sources.base import RAW_EVENT_COLUMNS, Parsed, RawFile
+from pipeline.sources.movielens import MovieLens
+
+REAL = Path(os.environ.get("HINDSIGHT_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
+DAYS = Partitions(grain="day", start=date(2000, 1, 1), end=date(2000, 1, 4))
+FIRST_DAY, SECOND_DAY = 946_684_800, 946_771_200  # 1 and 2 January 2000 in UTC
+OUTSIDE = "outside the experiment's time range 2000-01-01 to 2000-01-04"
+
+
+def ratings(*rows: tuple[Any, ...]) -> str:
+    return "".join("::".join(map(str, row)) + "\n" for row in rows)
+
+
+class Log:
+    """A MovieLens folder under test, with its staging and its published tables."""
+
+    def __init__(self, root: Path, partitions: Partitions = DAYS, **files: str | bytes) -> None:
+        self.root, self.raw, self.partitions = root, root / "raw", partitions
+        self.raw.mkdir(exist_ok=True)
+        for name, content in files.items():
+            data = content if isinstance(content, bytes) else content.encode()
+            (self.raw / f"ratings.{name}.dat").write_bytes(data)
+        self.source = MovieLens(MovieLensSource(kind="movielens", path=self.raw), root)
+
+    def stage(self, code: str = "c0de") -> pa.Table:
+        manifest = stage(self.source, self.source.discover(), self.root / "staged", self.partitions, code)
+        self.staged = staged_folders(manifest, self.root / "staged", self.partitions, code)
+        return manifest
+
+    def publish(self) -> tuple[dict[Partition, Path], list[dict[str, int]]]:
+        out = {p: self.root / "events" / f"{p.key}.parquet" for p in partitions_of(self.partitions)}
+        return out, [build_events(list(self.staged.values()), p, path) for p, path in out.items()]
+
+    def counts(self, published: dict[Partition, Path]) -> pa.Table:
+        build_counts(self.staged, published, self.root / "counts.parquet")
+        return pq.read_table(self.root / "counts.parquet")
+
+    def rejects(self) -> list[tuple[Any, ...]]:
+        build_rejects(self.staged, self.root / "rejects.parquet")
+        return [tuple(row.values()) for row in pq.read_table(self.root / "rejects.parquet").to_pylist()]
+
+
+def dirty(root: Path) -> Log:
+    """Two files: in ``a`` a fact twice and two rejects; in ``b`` a fact of ``a`` again, and one after the range."""
+    fact = (1, 10, 4, FIRST_DAY)
+    return Log(
+        root,
+        a=ratings(fact, (2, 11, 7, FIRST_DAY), (2, 12, 3, SECOND_DAY), fact, ("", 12, 3, SECOND_DAY)),
+        b=ratings((3, 12, 5, SECOND_DAY + 5), fact, (3, 13, 5, SECOND_DAY + 10 * 86_400)),
+    )
+
+
+def test_the_manifest_names_each_file_with_the_partitions_that_its_events_touch(tmp_path: Path) -> None:
+    log = dirty(tmp_path)
+    (log.raw / "movies.dat").write_text("1::Toy Story (1995)::Comedy\n")
+    manifest = log.stage()
+    assert manifest.schema == SCHEMAS["manifest"]
+    assert [(row["path"], row["kind"], row["rows"], row["partitions"]) for row in manifest.to_pylist()] == [
+        ("ratings.a.dat", "events", 5, ["2000-01-01", "2000-01-02"]),
+        ("ratings.b.dat", "events", 3, ["2000-01-01", "2000-01-02"]),
+        ("movies.dat", "items", None, []),
+    ]
+    assert manifest["size"].to_pylist() == [file.path.stat().st_size for file in log.source.discover()]
+
+
+def test_each_fact_is_published_once_in_its_partition_sorted_and_typed(tmp_path: Path) -> None:
+    log = dirty(tmp_path)
+    log.stage()
+    published, counted = log.publish()
+    tables = [pq.read_table(path) for path in published.values()]
+    assert all(table.schema == SCHEMAS["events"] for table in tables)
+    assert [[(e["user_id"], e["item_id"], e["value"]) for e in table.to_pylist()] for table in tables] == [
+        [("1", "10", 4.0)],
+        [("2", "12", 3.0), ("3", "12", 5.0)],
+        [],
+    ]
+    assert counted == [
+        {"rows_in": 3, "events": 1, "duplicates": 2},
+        {"rows_in": 2, "events": 2, "duplicates": 0},
+        {"rows_in": 0, "events": 0, "duplicates": 0},
+    ]
+    first = tables[0].to_pylist()[0]
+    assert first["event_ts"] == datetime(2000, 1, 1, tzinfo=UTC)
+    assert (first["event_date"], first["event_type"], first["source"]) == (date(2000, 1, 1), "rating", "movielens")
+
+
+def test_a_duplicate_belongs_to_the_file_that_repeats_it(tmp_path: Path) -> None:
+    log = dirty(tmp_path)
+    log.stage()
+    counts = log.counts(log.publish()[0])
+    assert counts.schema == SCHEMAS["ingest_counts"]
+    assert [tuple(row.values()) for row in counts.to_pylist()] == [
+        ("ratings.a.dat", 5, 2, 1, 2),
+        ("ratings.b.dat", 3, 1, 1, 1),
+    ]
+    assert check_conservation(counts) == []
+
+
+def test_a_reject_has_its_file_line_text_and_reason(tmp_path: Path) -> None:
+    log = dirty(tmp_path)
+    log.stage()
+    assert log.rejects() == [
+        ("ratings.a.dat", 2, f"2::11::7::{FIRST_DAY}", "rating is not between 0.5 and 5"),
+        ("ratings.a.dat", 5, f"::12::3::{SECOND_DAY}", "blank user id"),
+        ("ratings.b.dat", 3, f"3::13::5::{SECOND_DAY + 864_000}", OUTSIDE),
+    ]
+
+
+def test_the_range_includes_its_start_and_excludes_its_end(tmp_path: Path) -> None:
+    end = FIRST_DAY + 3 * 86_400
+    log = Log(tmp_path, a=ratings(*((1, 10, 4, at) for at in (FIRST_DAY - 1, FIRST_DAY, end - 1, end))))
+    log.stage()
+    assert [line for _, line, _, _ in log.rejects()] == [1, 4]
+    assert [counted["events"] for counted in log.publish()[1]] == [1, 0, 1]
+
+
+def test_a_copy_of_a_file_is_all_duplicates(tmp_path: Path) -> None:
+    content = ratings((1, 10, 4, FIRST_DAY), (2, 12, 3, SECOND_DAY), (2, 12, 9, SECOND_DAY))
+    log = Log(tmp_path, a=content, b=content)
+    log.stage()
+    assert len(list((tmp_path / "staged").iterdir())) == 1
+    published, _ = log.publish()
+    counts = log.counts(published)
+    assert [tuple(row.values())[1:] for row in counts.to_pylist()] == [(3, 2, 0, 1), (3, 0, 2, 1)]
+    assert check_conservation(counts) == []
+    assert [file for file, *_ in log.rejects()] == ["ratings.a.dat", "ratings.b.dat"]
+
+
+def test_a_published_partition_that_lost_a_fact_is_noticed_and_one_not_yet_published_is_not(tmp_path: Path) -> None:
+    log = dirty(tmp_path)
+    log.stage()
+    published, _ = log.publish()
+    first, second, _ = published
+    assert check_conservation(log.counts({first: published[first]})) == []
+    pq.write_table(pq.read_table(published[second]).slice(1), published[second])
+    [problem] = check_conservation(log.counts(published))
+    assert problem == (
+        "ratings.a.dat: 5 records came in, but 1 events, 1 duplicates and 2 rejects make 4: 1 are missing. "
+        "Ingest the file again."
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (("f", 5, 3, 1, 1), None),
+        (("f", 0, 0, 0, 0), None),
+        (("f", 5, 3, 1, 0), "1 are missing"),
+        (("f", 5, 5, 1, 1), "2 too many"),
+    ],
+)
+def test_conservation_names_what_is_off(row: tuple[Any, ...], problem: str | None) -> None:
+    schema = SCHEMAS["ingest_counts"]
+    counts = pa.Table.from_pylist([dict(zip(schema.names, row, strict=True))], schema=schema)
+    sentences = check_conservation(counts)
+    assert [problem in sentence for sentence in sentences if problem] == ([True] if problem else [])
+    assert bool(sentences) == bool(problem)
+
+
+def test_conservation_of_nothing_is_a_problem() -> None:
+    assert check_conservation(SCHEMAS["ingest_counts"].empty_table()) == [
+        "No raw events file was counted; ingest the log first."
+    ]
+
+
+def test_a_file_is_parsed_once_however_it_is_named_or_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = dirty(tmp_path)
+    before = log.stage()
+    monkeypatch.setattr(MovieLens, "read", lambda *_: pytest.fail("parsed again"))
+    os.utime(log.raw / "ratings.a.dat", (1, 1))
+    assert log.stage().equals(before)
+    (log.raw / "ratings.b.dat").rename(log.raw / "ratings.c.dat")
+    assert log.stage()["path"].to_pylist() == ["ratings.a.dat", "ratings.c.dat"]
+
+
+@pytest.mark.parametrize("change", ["content", "code", "range"])
+def test_a_file_is_parsed_again_when_its_content_the_code_or_the_range_changes(tmp_path: Path, change: str) -> None:
+    log = dirty(tmp_path)
+    log.stage()
+    before = set(log.staged.values())
+    if change == "content":
+        with (log.raw / "ratings.a.dat").open("a") as file:
+            file.write(ratings((9, 9, 1, FIRST_DAY)))
+    elif change == "range":
+        log.partitions = Partitions(start=DAYS.start, end=date(2000, 2, 1))
+    log.stage("new" if change == "code" else "c0de")
+    assert len(set(log.staged.values()) - before) == (1 if change == "content" else 2)
+    assert [reason == OUTSIDE for *_, reason in log.rejects()].count(True) == (0 if change == "range" else 1)
+
+
+def test_nothing_half_staged_is_left_when_parsing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = dirty(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(MovieLens, "count", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
+        with pytest.raises(RuntimeError, match="killed"):
+            log.stage()
+    assert list((tmp_path / "staged").iterdir()) == []
+    assert len(log.stage()) == 2
+
+
+def test_the_same_log_gives_the_same_bytes(tmp_path: Path) -> None:
+    rows = [(user % 7, item, 1 + item % 5, FIRST_DAY + 997 * user) for user in range(200) for item in range(10)]
+    tables = []
+    for run in ("one", "two"):
+        (tmp_path / run).mkdir()
+        log = Log(tmp_path / run, a=ratings(*rows), b=ratings(*reversed(rows), (1, 1, 9, 1)))
+        log.stage()
+        published, _ = log.publish()
+        log.counts(published)
+        log.rejects()
+        outputs = [*published.values(), log.root / "counts.parquet", log.root / "rejects.parquet"]
+        tables.append([path.read_bytes() for path in outputs])
+    assert tables[0] == tables[1]
+
+
+def test_discovered_changes_with_size_time_and_name_only(tmp_path: Path) -> None:
+    log = dirty(tmp_path)
+    seen = [discovered(log.source.discover())]
+    assert discovered(log.source.discover()) == seen[0]
+    path = log.raw / "ratings.a.dat"
+    os.utime(path, (1, 1))
+    seen.append(discovered(log.source.discover()))
+    path.write_text("1::2::3::4\n")
+    os.utime(path, (1, 1))
+    seen.append(discovered(log.source.discover()))
+    path.rename(log.raw / "ratings.z.dat")
+    seen.append(discovered(log.source.discover()))
+    assert len(set(seen)) == 4
+
+
+BAD = ratings((1, 2, 7, FIRST_DAY), (1, 2, 8, FIRST_DAY), ("", 2, 3, 4), (1, 2, 3), (1, "x", 3, 4), (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            BAD,
+            r"ratings.a.dat has no usable record among 6: rating is not between 0.5 and 5 \(2\), blank user id \(1\), "
+            r"has 2 columns instead of 4 \(1\)\. Check that it is the right file",
+        ),
+        ("\n\n", r"no usable record among 2: blank line \(2\)"),
+        ("1::2::3::4\n".encode("utf-16"), r"no usable record among 2: .*not valid UTF-8 \(1\)"),
+        (ratings((1, 2, 3, FIRST_DAY * 1000)), r"time stamp is in milliseconds instead of seconds \(1\)"),
+        (ratings((1, 2, 3, 4)), rf"no usable event: {OUTSIDE} \(1\)\. Check source.path \(RAW\)"),
+        ("1::2::3", r"torn last line \(1\)"),
+    ],
+)
+def test_a_log_with_nothing_usable_ends_in_one_sentence_each_time(
+    tmp_path: Path, content: str | bytes, message: str
+) -> None:
+    log = Log(tmp_path, a=content)
+    for _ in range(2):
+        with pytest.raises(DataError, match=message):
+            log.stage()
+
+
+def test_a_file_outside_the_range_is_a_spare_beside_a_usable_one(tmp_path: Path) -> None:
+    log = Log(tmp_path, a=ratings((1, 2, 3, FIRST_DAY)), b=ratings((1, 2, 3, 4)))
+    assert log.stage()["partitions"].to_pylist() == [["2000-01-01"], []]
+
+
+def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
+    missing = [RawFile(tmp_path / "gone.dat", "events")]
+    for act in (lambda: discovered(missing), lambda: stage(FakeSource(""), missing, tmp_path, DAYS, "c")):
+        with pytest.raises(DataError, match=r"Cannot read .*gone.dat: No such file or directory. Check the file"):
+            act()
+
+
+def test_a_damaged_staged_folder_says_what_to_do(tmp_path: Path) -> None:
+    log = dirty(tmp_path)
+    log.stage()
+    (log.staged["ratings.a.dat"] / "counts.json").unlink()
+    with pytest.raises(StorageError, match="is missing or damaged; delete it and ingest again"):
+        log.stage()
+    shutil.rmtree(log.staged["ratings.a.dat"])
+    assert len(log.stage()) == 2
+
+
+class FakeSource:
+    """A source that trusts its log: whatever ``values`` says becomes events."""
+
+    name = "fake"
+
+    def __init__(self, values: str) -> None:
+        self.values = values
+
+    def discover(self) -> list[RawFile]:
+        return []
+
+    def read(self, con: DuckDBPyConnection, file: RawFile) -> Parsed:
+        columns = ", ".join((*RAW_EVENT_COLUMNS, "line", "raw"))
+        con.execute(f"create temp table fake as select * from (values {self.values}) as t({columns})")
+        rejects = con.sql("select 0::bigint as line, '' as raw, '' as reason where false")
+        return Parsed(con.table("fake"), rejects)
+
+    def count(self, con: DuckDBPyConnection, file: RawFile) -> int:
+        return con.table("fake").shape[0]
+
+    def items(self, con: DuckDBPyConnection, files: Any) -> DuckDBPyRelation:
+        raise NotImplementedError
+
+    users = items
+
+
+NOON = "timestamptz '2000-01-01 12:00:00Z'"
+USABLE = f"('u', 'i', {NOON}, 'impression', null::double, 's', 'r', 0, 0.5, 1, 'first')"
+
+
+def staged_fake(tmp_path: Path, values: str) -> list[Path]:
+    raw = tmp_path / "log.bin"
+    raw.write_text(values)
+    manifest = stage(FakeSource(values), [RawFile(raw, "events")], tmp_path / "staged", DAYS, "c")
+    return list(staged_folders(manifest, tmp_path / "staged", DAYS, "c").values())
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (f"(' ', 'i', {NOON}, 'click', null, null, null, null, null, 2, 'x')", "blank user id"),
+        (f"(null, 'i', {NOON}, 'click', null, null, null, null, null, 2, 'x')", "blank user id"),
+        (f"('u', '', {NOON}, 'click', null, null, null, null, null, 2, 'x')", "blank item id"),
+        ("('u', 'i', null, 'click', null, null, null, null, null, 2, 'x')", "no time stamp"),
+        (f"('u', 'i', {NOON}, 'hover', null, null, null, null, null, 2, 'x')", "unknown event type"),
+        (f"('u', 'i', {NOON}, null, null, null, null, null, null, 2, 'x')", "unknown event type"),
+        (f"('u', 'i', {NOON}, 'watch', 'nan'::double, null, null, null, null, 2, 'x')", "value is not a finite number"),
+        (f"('u', 'i', {NOON}, 'click', null, null, null, null, 0.0, 2, 'x')", "propensity is not in (0, 1]"),
+        (f"('u', 'i', {NOON}, 'click', null, null, null, null, 1.5, 2, 'x')", "propensity is not in (0, 1]"),
+        (f"('u', 'i', {NOON} + interval 9 day, 'click', null, null, null, null, null, 2, 'x')", OUTSIDE),
+    ],
+)
+def test_an_unusable_event_is_refused_whatever_its_source_thought(tmp_path: Path, row: str, reason: str) -> None:
+    [folder] = staged_fake(tmp_path, f"{USABLE}, {row}")
+    assert pq.read_table(folder / "rejects.parquet").to_pylist() == [{"line": 2, "raw": "x", "reason": reason}]
+    assert pq.read_metadata(folder / "events.parquet").num_rows == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        f"('v', 'i', {NOON}, 'impression', null, 's', 'r', 0, 0.5, 2, '')",
+        f"('u', 'j', {NOON}, 'impression', null, 's', 'r', 0, 0.5, 2, '')",
+        f"('u', 'i', {NOON} + interval 1 microsecond, 'impression', null, 's', 'r', 0, 0.5, 2, '')",
+        f"('u', 'i', {NOON}, 'click', null, 's', 'r', 0, 0.5, 2, '')",
+        f"('u', 'i', {NOON}, 'impression', 0, 's', 'r', 0, 0.5, 2, '')",
+        f"('u', 'i', {NOON}, 'impression', null, null, 'r', 0, 0.5, 2, '')",
+        f"('u', 'i', {NOON}, 'impression', null, 's', '', 0, 0.5, 2, '')",
+        f"('u', 'i', {NOON}, 'impression', null, 's', 'r', 1, 0.5, 2, '')",
+        f"('u', 'i', {NOON}, 'impression', null, 's', 'r', 0, null, 2, '')",
+    ],
+)
+def test_facts_that_differ_in_any_column_are_two_and_the_same_fact_is_one(tmp_path: Path, other: str) -> None:
+    again = USABLE.replace("1, 'first'", "3, 'again'")
+    staged = staged_fake(tmp_path, f"{USABLE}, {other}, {again}")
+    partition = partitions_of(DAYS)[0]
+    assert build_events(staged, partition, tmp_path / "e.parquet") == {"rows_in": 3, "events": 2, "duplicates": 1}
+    assert len(set(pq.read_table(tmp_path / "e.parquet")["event_id"].to_pylist())) == 2
+
+
+def test_a_partition_that_no_file_touches_is_an_empty_table(tmp_path: Path) -> None:
+    counted = build_events([], partitions_of(DAYS)[0], tmp_path / "e.parquet")
+    assert counted == {"rows_in": 0, "events": 0, "duplicates": 0}
+    assert pq.read_table(tmp_path / "e.parquet").schema == SCHEMAS["events"]
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data: neither HINDSIGHT_TEST_DATA nor {REAL} is there")
+@pytest.mark.parametrize(
+    ("name", "folder", "rows"),
+    [
+        ("movielens-100k", "ml-100k", 100_000),
+        ("movielens-latest-small", "ml-latest-small", 100_836),
+        ("movielens-1m", "ml-1m", 100_000),
+    ],
+)
+def test_the_shipped_experiments_cover_the_publishers_logs(tmp_path: Path, name: str, folder: str, rows: int) -> None:
+    experiment = load_experiment(name, raw=str(REAL / folder))
+    assert len(partitions_of(experiment.partitions)) <= 60
+    source = MovieLens(experiment.source, tmp_path)
+    manifest = stage(source, source.discover(), tmp_path, experiment.partitions, "c")
+    staged = staged_folders(manifest, tmp_path, experiment.partitions, "c")
+    build_counts(staged, {}, tmp_path / "counts.parquet")
+    [row] = pq.read_table(tmp_path / "counts.parquet").to_pylist()
+    assert (row["rows_in"], row["events"], row["duplicates"], row["rejects"]) == (rows, rows, 0, 0)
+    keys = {partition.key for partition in partitions_of(experiment.partitions)}
+    assert set(manifest["partitions"].to_pylist()[0]) <= keys

@@ -1,0 +1,194 @@
+"""A small set of published tables, made up and seeded, for tests of what comes after evaluation."""
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.schemas import RERANK_METRICS, ROLLOUT_METRICS, SCHEMAS
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+HOSTILE = "<script>alert(1)</script>"
+RAW_USER = "raw-user-of-the-log"
+REFERENCE = "popularity"
+RERANKED = {"random": 0.30, "popularity": 0.42, "logged_order": 0.47, "goalrec_off": 0.50, HOSTILE: 0.45, "ideal": 1.0}
+ROLLED_OUT = {
+    "random": 4.7,
+    "popularity": 5.0,
+    "goalrec_off": 6.1,
+    HOSTILE: 5.2,
+    "logging": 5.5,
+    "oracle_myopic": 8.5,
+    "oracle_farsighted": 10.0,
+}
+SEEDED = {"goalrec_off", HOSTILE}
+PROVENANCE = {
+    "data_hash": "d4ta" * 4,
+    "code_hash": "c0de" * 4,
+    "config_hash": "c0nf" * 4,
+    "commit": "0123abcd",
+    "versions": '{"python": "3.11", "torch": "2.13"}',
+}
+USERS, SESSIONS = 40, 60
+
+
+def table(name: str, rows: Iterable[dict[str, Any]]) -> pa.Table:
+    """Rows as a published table; columns that are not given are null."""
+    schema = SCHEMAS[name]
+    complete = [{column: row.get(column) for column in schema.names} for row in rows]
+    return pa.Table.from_pylist(complete, schema=schema)
+
+
+def publish(folder: Path, tables: dict[str, pa.Table]) -> dict[str, list[Path]]:
+    """Write each table as one Parquet file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / f"{name}.parquet" for name in tables}
+    for name, path in paths.items():
+        pq.write_table(tables[name], path)
+    return {name: [path] for name, path in paths.items()}
+
+
+def demo_tables() -> dict[str, pa.Table]:
+    """Two legs of a storefront experiment: re-ranking and the true value; off-policy evaluation is unsupported."""
+    rng = np.random.default_rng(5)
+    rerank, rollout = _rerank(rng), _rollout(rng)
+    return {
+        "events": table("events", _events()),
+        "rejects": table(
+            "rejects",
+            [
+                {"file": "a.csv", "line": n, "raw": RAW_USER, "reason": f"cannot read '{RAW_USER}' as a time"}
+                for n in range(3)
+            ],
+        ),
+        "ingest_counts": table(
+            "ingest_counts", [{"path": "a.csv", "rows_in": 123, "events": 100, "duplicates": 20, "rejects": 3}]
+        ),
+        "manifest": table("manifest", [{"path": "a.csv", "kind": "events", "hash": "f00d", "size": 4096, "rows": 123}]),
+        "splits": table("splits", _splits()),
+        "users": table(
+            "users",
+            [
+                {"user_id": f"{RAW_USER}-{n}", "user_key": n, "user": n, "train_sessions": n % 3}
+                for n in range(1, USERS + 1)
+            ],
+        ),
+        "sessions": table(
+            "sessions",
+            [
+                {"session_id": n, "user_id": RAW_USER, "start_ts": START + timedelta(hours=n), "pages": 3}
+                for n in range(SESSIONS)
+            ],
+        ),
+        "simulator_quality": table("simulator_quality", _simulator_quality()),
+        "training_log": table("training_log", _training_log(rng)),
+        "rerank": table("rerank", rerank),
+        "rollout": table("rollout", rollout),
+        "leaderboard": table("leaderboard", _leaderboard(rerank, rollout)),
+        "unsupported": table(
+            "unsupported", [{"leg": "ope", "reason": "page propensities leave an effective sample size under 50"}]
+        ),
+    }
+
+
+def _splits() -> list[dict[str, Any]]:
+    return [
+        {"split": split, "start_ts": START + timedelta(days=first), "end_ts": START + timedelta(days=end),
+         "sessions": sessions, "dropped": dropped}
+        for split, first, end, sessions, dropped in [
+            ("train", 0, 22, 1400, 7), ("validation", 22, 25, 200, 3), ("test", 25, 30, 260, 0)]
+    ]  # fmt: skip
+
+
+def _events() -> list[dict[str, Any]]:
+    return [
+        {"event_id": n, "user_id": RAW_USER, "item_id": HOSTILE, "event_ts": START + timedelta(hours=n),
+         "event_type": "click" if n % 5 == 0 else "impression", "event_date": date(2024, 1, 1 + n // 24)}
+        for n in range(24 * 6)
+    ]  # fmt: skip
+
+
+def _simulator_quality() -> list[dict[str, Any]]:
+    figures = {"log_loss": 0.231, "base_rate_log_loss": 0.262, "auc": 0.741, "brier": 0.065, "ece": 0.011}
+    return [
+        {"simulator": "rnn", "head": head, "split": "test", "metric": metric, "value": value, "n": 2600}
+        for head in ("click", "exit")
+        for metric, value in figures.items()
+    ]
+
+
+def _training_log(rng: np.random.Generator) -> list[dict[str, Any]]:
+    return [
+        {"agent": agent, "seed": seed, "step": step, "metric": metric,
+         "value": (0.3 + 0.1 * step / 300 if metric == "validation" else 1.0 - step / 400) + rng.normal(0, 0.01)}
+        for agent in sorted(SEEDED)
+        for seed in (11, 13)
+        for step in (100, 200, 300)
+        for metric in ("loss", "validation")
+    ]  # fmt: skip
+
+
+def _rerank(rng: np.random.Generator) -> list[dict[str, Any]]:
+    ease = rng.normal(0, 0.1, SESSIONS)
+    rows = []
+    for agent, level in RERANKED.items():
+        for seed in (11, 13) if agent in SEEDED else (11,):
+            for mode in ("oneshot", "paged"):
+                noise = rng.normal(0, 0.05, (SESSIONS, len(RERANK_METRICS)))
+                values = np.clip(level + (mode == "paged") * 0.01 + ease[:, None] + noise, 0, 1)
+                for session in range(SESSIONS):
+                    scored = session % 10 != 0
+                    metrics = dict(zip(RERANK_METRICS, values[session].tolist(), strict=True)) if scored else {}
+                    rows.append(
+                        {"session_id": session, "user_key": 1 + session % USERS, "agent": agent, "seed": seed,
+                         "mode": mode, "candidates": 10 * (1 + session % 7), "positives": 3 if scored else 0,
+                         "status": "scored" if scored else "no_positive", **metrics}
+                    )  # fmt: skip
+    return rows
+
+
+def _rollout(rng: np.random.Generator) -> list[dict[str, Any]]:
+    taste = rng.normal(0, 1.0, USERS)
+    return [
+        {"simulator": "truth", "agent": agent, "seed": seed, "user_key": user, "return": value, "depth": 5.0,
+         "clicks": value * 0.8, "purchases": value * 0.04, "ctr": value / 60}
+        for agent, level in ROLLED_OUT.items()
+        for seed in ((11, 13) if agent in SEEDED else (11,))
+        for user, value in enumerate((level + taste + rng.normal(0, 0.3, USERS)).tolist(), start=1)
+    ]  # fmt: skip
+
+
+def _leaderboard(rerank: list[dict[str, Any]], rollout: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    rows = []
+    for mode in ("oneshot", "paged"):
+        scored = [row for row in rerank if row["mode"] == mode and row["status"] == "scored"]
+        for metric in RERANK_METRICS:
+            rows += _summary(scored, "rerank", mode, metric)
+    for metric in ROLLOUT_METRICS:
+        rows += _summary(rollout, "rollout", "truth", metric)
+    return rows
+
+
+def _summary(source: list[dict[str, Any]], leg: str, setting: str, metric: str) -> list[dict[str, Any]]:
+    values: dict[str, list[float]] = {}
+    for row in source:
+        values.setdefault(row["agent"], []).append(row[metric])
+    base = float(np.mean(values[REFERENCE]))
+    rows = []
+    for agent, numbers in values.items():
+        mean, half = float(np.mean(numbers)), 1.96 * float(np.std(numbers)) / len(numbers) ** 0.5
+        seeds = 2 if agent in SEEDED else 1
+        paired = {
+            "against": REFERENCE, "difference": mean - base, "difference_low": mean - base - half / 4,
+            "difference_high": mean - base + half / 4, "p_value": 0.0004 if abs(mean - base) > half / 4 else 0.4,
+        }  # fmt: skip
+        rows.append(
+            {"agent": agent, "leg": leg, "setting": setting, "metric": metric, "value": mean, "ci_low": mean - half,
+             "ci_high": mean + half, "n": len(numbers) // seeds, "users": USERS, "seeds": seeds,
+             "seed_sd": 0.004 if seeds > 1 else None, **(paired if agent != REFERENCE else {}), **PROVENANCE}
+        )  # fmt: skip
+    return rows

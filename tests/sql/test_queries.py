@@ -1,0 +1,156 @@
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.results import build_results, query, query_names
+from tests.published import REFERENCE, RERANKED, ROLLED_OUT, demo_tables, publish, table
+
+PARAMS: dict[str, dict[str, Any]] = {
+    "paired_difference": {"a": "goalrec_off", "b": "popularity"},
+    "worst_sessions": {"agent": "goalrec_off"},
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    build_results(publish(folder / "data", demo_tables()), folder / "results.duckdb")
+    return folder / "results.duckdb"
+
+
+def rows(results: Path, name: str) -> list[dict[str, Any]]:
+    return list(query(results, name, PARAMS.get(name)).to_pylist())
+
+
+@pytest.fixture(scope="module")
+def rerank() -> pd.DataFrame:
+    return demo_tables()["rerank"].to_pandas()
+
+
+@pytest.mark.parametrize("name", query_names())
+def test_every_query_answers_and_also_before_there_is_any_row(name: str, results: Path, tmp_path: Path) -> None:
+    assert rows(results, name)
+    build_results({}, tmp_path / "results.duckdb")
+    assert rows(tmp_path / "results.duckdb", name) == []
+
+
+@pytest.mark.parametrize("name", query_names())
+def test_every_query_answers_the_same_twice(name: str, results: Path) -> None:
+    assert query(results, name, PARAMS.get(name)).equals(query(results, name, PARAMS.get(name)))
+
+
+def test_the_leaderboard_holds_the_main_metrics_with_the_best_agent_first(results: Path) -> None:
+    board = pd.DataFrame(rows(results, "leaderboard"))
+    settings = board[["leg", "setting", "metric"]].drop_duplicates().to_numpy().tolist()
+    assert settings == [
+        ["rollout", "truth", "return"],
+        ["rerank", "paged", "ndcg_reward_10"],
+        ["rerank", "oneshot", "ndcg_reward_10"],
+        ["rerank", "paged", "map"],
+        ["rerank", "oneshot", "map"],
+    ]
+    assert board.agent[0] == "oracle_farsighted"
+    assert len(board) == len(ROLLED_OUT) + 4 * len(RERANKED)
+    published = demo_tables()["leaderboard"].to_pandas().set_index(["agent", "setting", "metric"])
+    for row in board.itertuples():
+        assert row.value == published.loc[(row.agent, row.setting, row.metric), "value"]
+
+
+def test_paired_differences_match_a_reference_in_numpy(results: Path, rerank: pd.DataFrame) -> None:
+    answer = next(r for r in rows(results, "paired_difference") if (r["setting"], r["metric"]) == ("paged", "map"))
+    scored = rerank[(rerank["mode"] == "paged") & (rerank.status == "scored")]
+    means = scored.groupby(["agent", "session_id", "user_key"])["map"].mean()
+    difference = (means["goalrec_off"] - means["popularity"]).reset_index()
+    residuals = difference["map"] - difference["map"].mean()
+    clusters = residuals.groupby(difference.user_key).sum().to_numpy()
+    error = np.sqrt((clusters**2).sum() * len(clusters) / (len(clusters) - 1)) / len(difference)
+    half = NormalDist().inv_cdf(0.975) * error
+    assert (answer["n"], answer["users"]) == (54, len(clusters))
+    assert answer["difference"] == pytest.approx(difference["map"].mean())
+    assert answer["standard_error"] == pytest.approx(error)
+    assert answer["difference_low"] == pytest.approx(difference["map"].mean() - half)
+    assert answer["difference_high"] == pytest.approx(difference["map"].mean() + half)
+    assert answer["share_better"] == pytest.approx((difference["map"] > 0).mean())
+    assert answer["value_a"] - answer["value_b"] == pytest.approx(answer["difference"])
+
+
+def test_paired_differences_of_rollouts_pair_users(results: Path) -> None:
+    answer = next(r for r in rows(results, "paired_difference") if r["metric"] == "return")
+    means = demo_tables()["rollout"].to_pandas().groupby(["agent", "user_key"])["return"].mean()
+    assert answer["difference"] == pytest.approx((means["goalrec_off"] - means["popularity"]).mean())
+    assert answer["n"] == answer["users"] == 40
+
+
+def test_one_user_gives_no_standard_error(tmp_path: Path) -> None:
+    episodes = [{"simulator": "truth", "agent": agent, "seed": 1, "user_key": 1, "return": value, "depth": 1.0}
+                for agent, value in (("a", 2.0), ("b", 1.0))]  # fmt: skip
+    build_results(publish(tmp_path, {"rollout": table("rollout", episodes)}), tmp_path / "results.duckdb")
+    (_, answer) = query(tmp_path / "results.duckdb", "paired_difference", {"a": "a", "b": "b"}).to_pylist()
+    assert (answer["difference"], answer["standard_error"], answer["difference_low"]) == (1.0, None, None)
+
+
+def test_the_worst_sessions_are_those_with_the_largest_loss(results: Path, rerank: pd.DataFrame) -> None:
+    scored = rerank[(rerank["mode"] == "paged") & (rerank.status == "scored")]
+    means = scored.groupby(["agent", "session_id"]).ndcg_reward_10.mean()
+    losses = (means["goalrec_off"] - means[REFERENCE]).sort_values()
+    answer = rows(results, "worst_sessions")
+    assert [row["session_id"] for row in answer] == losses.index[:20].tolist()
+    np.testing.assert_allclose([row["difference"] for row in answer], losses[:20])
+    assert {row["reference"] for row in answer} == {REFERENCE}
+    assert all(row["start_ts"] is not None for row in answer)
+
+
+def test_provenance_names_the_origin_of_every_figure(results: Path) -> None:
+    answer = rows(results, "provenance")
+    assert len(answer) == demo_tables()["leaderboard"].num_rows
+    assert {(row["data_hash"], row["commit"]) for row in answer} == {("d4ta" * 4, "0123abcd")}
+
+
+def test_seed_variance_is_the_spread_of_the_seeds_means(results: Path, rerank: pd.DataFrame) -> None:
+    answer = {(row["agent"], row["setting"]): row for row in rows(results, "seed_variance")}
+    scored = rerank[(rerank["mode"] == "paged") & (rerank.status == "scored") & (rerank.agent == "goalrec_off")]
+    means = scored.groupby("seed").ndcg_reward_10.mean()
+    found = answer["goalrec_off", "paged"]
+    assert (found["lowest"], found["highest"]) == (pytest.approx(means.min()), pytest.approx(means.max()))
+    assert found["seed_sd"] == pytest.approx(means.std(ddof=1))
+    assert found["ratio"] == pytest.approx(found["seed_sd"] / found["user_half_width"])
+    assert answer["random", "paged"]["seed_sd"] is None
+
+
+def test_slices_part_the_scored_sessions(results: Path, rerank: pd.DataFrame) -> None:
+    answer = pd.DataFrame(rows(results, "slices"))
+    counts = answer.groupby(["agent", "mode", "dimension"]).n.sum()
+    assert (counts == 54).all()
+    new = answer[(answer.agent == "random") & (answer["mode"] == "paged") & (answer["slice"] == "new")]
+    of_new = rerank[(rerank.agent == "random") & (rerank["mode"] == "paged") & (rerank.user_key % 3 == 0)]
+    assert new.ndcg_reward_10.item() == pytest.approx(of_new.ndcg_reward_10.mean())
+
+
+def test_sessions_that_measure_nothing_are_counted(results: Path) -> None:
+    assert rows(results, "sessions_scored") == [
+        {"mode": mode, "sessions": 60, "scored": 54, "no_positive": 6, "all_positive": 0}
+        for mode in ("paged", "oneshot")
+    ]
+
+
+def test_reasons_of_refused_rows_lose_what_they_quote(results: Path) -> None:
+    assert rows(results, "rejects_by_reason") == [{"reason": "cannot read … as a time", "n_rows": 3, "files": 1}]
+
+
+def test_events_are_counted_by_day_and_type(results: Path) -> None:
+    answer = rows(results, "events_by_day")
+    assert sum(row["events"] for row in answer) == demo_tables()["events"].num_rows
+    assert (str(answer[0]["event_date"]), answer[0]["event_type"], answer[0]["events"]) == ("2024-01-01", "click", 5)
+
+
+def test_learning_curves_average_the_seeds_of_a_step(results: Path) -> None:
+    log = demo_tables()["training_log"].to_pandas()
+    means = log.groupby(["agent", "metric", "step"])["value"].agg(["mean", "min", "max"])
+    for row in rows(results, "learning_curves"):
+        wanted = means.loc[(row["agent"], row["metric"], row["step"])]
+        assert (row["value"], row["lowest"], row["highest"]) == pytest.approx(tuple(wanted))
+        assert row["seeds"] == 2
