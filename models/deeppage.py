@@ -46,7 +46,7 @@ class DeepPageConfig(AgentConfig):
     hidden: int = Field(128, ge=1)  # of the GRUs, the page vectors and the critic
     discount: float = Field(0.95, ge=0, le=1)  # γ; 0 = the same agent with the future removed
     target_rate: float = Field(0.01, gt=0, le=1)  # τ of the target networks
-    supervised_lr: float = Field(1e-4, ge=0)  # of eq. 16; 0 leaves DDPG alone
+    supervised_lr: float = Field(1e-3, ge=0)  # of eq. 16; 0 leaves DDPG alone
     actor_lr: float = Field(1e-4, ge=0)  # of eq. 19; 0 leaves the clone of the logged pages
     critic_lr: float = Field(1e-3, ge=0)
     weight_by_reward: bool = False  # eq. 16: weight 1 + reward a slot, so that clicks outweigh skips (paper: all equal)

@@ -1,13 +1,14 @@
 """Item embeddings: items that the same sessions take to lie close together.
 
-Truncated SVD of the shifted positive PMI matrix of the co-occurrence counts n_ij of training sessions (Levy and Goldberg,
-"Neural Word Embedding as Implicit Matrix Factorization", NIPS 2014, sections 3 and 4.2):
+Truncated SVD of the shifted positive PMI matrix of the co-occurrence counts n_ij of training sessions (Levy and
+Goldberg, "Neural Word Embedding as Implicit Matrix Factorization", NIPS 2014, sections 3 and 4.2):
 
     M_ij = max(0, log(n_ij · n / (n_i · n_j)) − log k),    M ≈ U S Vᵀ,    embeddings U·√S.
 
-Deviations: the context of an item is its whole session; an item counts once a session; counts come from
-the sessions' positive items, or from all shown items where positives leave more than half of the vocabulary without a
-neighbour; a session gives its first 200 items, which bounds its pairs; the embeddings are scaled to a mean norm of 1.
+Deviations: the context of an item is its whole session, where it counts once; n_ij is the number of sessions that show
+both items plus the number in which both are positive (positives alone are too few: of an item's ten nearest neighbours
+22 % were of its category in the storefront, against 78 % so and 8 % by chance; on MovieLens 100K 29 %, 36 % and 19 %);
+a session gives its first 200 items, which bounds its pairs; the embeddings are scaled to a mean norm of 1.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from pipeline.warehouse import connect, run_sql, write_parquet
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_SESSION_ITEMS = 200
-MIN_COVERAGE = 0.5  # share of the vocabulary that positives must relate to another item
 logger = logging.getLogger(__name__)
 
 
@@ -47,11 +47,7 @@ def build_item_embeddings(
     with connect(inputs) as con:
         session_splits(con)
         vocabulary = con.sql("select item, item_id from items where item > 0 order by item").to_arrow_table()
-        counts = _co_occurrence(con, len(vocabulary), positives_only=True)
-        covered = np.count_nonzero(counts.sum(axis=0))
-        if covered < MIN_COVERAGE * len(vocabulary):
-            logger.info("Positives relate %d of %d items; embeddings use all shown items.", covered, len(vocabulary))
-            counts = _co_occurrence(con, len(vocabulary), positives_only=False)
+        counts = _co_occurrence(con, len(vocabulary))
     vectors = embed(shifted_ppmi(counts, settings.shift), settings.dim, settings.seed)
     flat = pa.array(vectors.astype(np.float32).ravel())
     column = pa.ListArray.from_arrays(pa.array(np.arange(len(vectors) + 1, dtype=np.int32) * settings.dim), flat)
@@ -59,14 +55,14 @@ def build_item_embeddings(
     return write_parquet(out, "item_embeddings", table.to_batches())
 
 
-def _co_occurrence(con: DuckDBPyConnection, n_items: int, positives_only: bool) -> csr_array:
-    """Sessions in which two items meet, [I, I] with an empty diagonal."""
-    params = {"positives_only": positives_only, "max_items": MAX_SESSION_ITEMS}
-    pairs = run_sql(con, "staging/session_items", params).to_arrow_table()
-    session, item = pairs["session"].to_numpy(), pairs["item"].to_numpy() - 1
-    shape = (int(session.max(initial=-1)) + 1, n_items)
-    taken = coo_array((np.ones(len(item)), (session, item)), shape=shape).tocsr()
-    together = (taken.T @ taken).tocsr()
+def _co_occurrence(con: DuckDBPyConnection, n_items: int) -> csr_array:
+    """Training sessions that show two items, and once more those in which both are positive; [I, I], empty diagonal."""
+    pairs = run_sql(con, "staging/session_items", {"max_items": MAX_SESSION_ITEMS}).to_arrow_table()
+    place = pairs["session"].to_numpy(), pairs["item"].to_numpy() - 1
+    shape = (int(place[0].max(initial=-1)) + 1, n_items)
+    shown = coo_array((np.ones(len(pairs)), place), shape=shape).tocsr()
+    positive = coo_array((pairs["positive"].to_numpy().astype(float), place), shape=shape).tocsr()
+    together = (shown.T @ shown + positive.T @ positive).tocsr()
     together.setdiag(0)
     together.eliminate_zeros()
     return together
@@ -99,4 +95,5 @@ def embed(matrix: csr_array, dim: int, seed: int) -> Array:
     sign = np.sign(u[np.abs(u).argmax(axis=0), np.arange(rank)])
     vectors[:, :rank] = np.where(real, u * sign * np.sqrt(s), 0)
     norms = np.linalg.norm(vectors, axis=1)
-    return vectors / norms[norms > 0].mean()
+    scaled: Array = vectors / norms[norms > 0].mean()
+    return scaled

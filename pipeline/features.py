@@ -1,15 +1,17 @@
 """Point-in-time features: popularity and click-through rate of an item just before each of its impressions.
 
-``item_impressions_w`` and ``item_positives_w`` count what happened in [t − w, t) for an impression at t and w of 1 h, 6 h,
-24 h and 1 week; nothing of the moment t itself counts. ``item_ctr_w`` is their ratio, 0 where nothing was shown. A
-positive counts from the moment that it was known, not from its impression, so that the ratio of a short window can pass
-1, as it does in a shop's own counters.
+``item_impressions_w`` and ``item_positives_w`` count what happened in [t − w, t) for an impression at t and w of 1 h,
+6 h, 24 h and 1 week; nothing of the moment t itself counts. ``item_ctr_w`` is their ratio, 0 where nothing was shown.
+A positive counts from the moment that it was known, not from its impression, so that the ratio of a short window can
+pass 1, as it does in a shop's own counters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from duckdb import DuckDBPyConnection
 
 from pipeline.checks import run_check
 from pipeline.partitions import Partition
@@ -28,10 +30,8 @@ def build_features(
     """
     with connect({"impressions": impressions, "events": events}) as con:
         create_table(con, "positive_times", "staging/positive_times")
-        bounds = {"start": wanted[0].start, "end": wanted[-1].end}
-        create_table(con, "features", "staging/features", bounds)
-        select = "select * from features where impression_ts >= $start and impression_ts < $end order by impression_ts, session_id, position"
-        return {p.key: copy_select(con, select, out(p), "features", {"start": p.start, "end": p.end}) for p in wanted}
+        create_table(con, "features", "staging/features", {"start": wanted[0].start, "end": wanted[-1].end})
+        return {p.key: _write(con, p, out(p)) for p in wanted}
 
 
 def check_features(
@@ -41,3 +41,11 @@ def check_features(
     with connect({"features": features, "impressions": impressions, "events": events}) as con:
         create_table(con, "positive_times", "staging/positive_times")
         return run_check(con, "no_future_in_features", {"sample": sample})
+
+
+def _write(con: DuckDBPyConnection, partition: Partition, path: Path) -> int:
+    select = (
+        "select * from features where impression_ts >= $start and impression_ts < $end "
+        "order by impression_ts, session_id, position"
+    )
+    return copy_select(con, select, path, "features", {"start": partition.start, "end": partition.end})

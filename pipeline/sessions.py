@@ -47,8 +47,9 @@ def build_sessions(
 ) -> dict[str, dict[str, int]]:
     """Write ``impressions`` and ``sessions`` of a contiguous range of partitions; returns counts by partition key.
 
-    ``events`` must hold the range and ``NEAR`` on both sides of it; then every range that contains a partition writes the
-    same bytes for it. ``constructed`` is what ``is_constructed`` says of the whole log, by default of the given files. Raises DataError for ratings without ``positive_above``.
+    ``events`` must hold the range and ``NEAR`` on both sides of it; then every range that contains a partition writes
+    the same bytes for it. ``constructed`` is what ``is_constructed`` says of the whole log, by default of the given
+    files. Raises DataError for ratings without ``positive_above``.
     """
     with connect({"events": events}) as con:
         if positive_above is None and _exists(con, "event_type in ('rating', 'watch')"):

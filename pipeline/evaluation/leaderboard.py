@@ -44,7 +44,8 @@ def leaderboard(
 def _setting(rows: pd.DataFrame, metrics: list[str], reference: str, resamples: int, seed: int) -> pd.DataFrame:
     """All agents in one setting of one leg."""
     agents = {str(agent): group for agent, group in rows.groupby("agent")}
-    units = {agent: group.groupby(["unit", "user_key"])[metrics].mean() for agent, group in agents.items()}  # [S, M]
+    # Sessions without a metric, and with them users who have no other, are no part of what is resampled.
+    units = {a: group.groupby(["unit", "user_key"])[metrics].mean().dropna(how="all") for a, group in agents.items()}
     board = pd.concat([_agent(agents[agent], units[agent], resamples, seed).assign(agent=agent) for agent in agents])
     others = [agent for agent in agents if agent != reference] if reference in agents else []
     differences = [

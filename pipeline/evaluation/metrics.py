@@ -20,10 +20,13 @@ from pipeline.errors import DataError
 from pipeline.schemas import HIT_CUTOFFS, NDCG_CUTOFFS
 
 Floats = NDArray[np.float64]
+Rewards = NDArray[np.floating]
+Flags = NDArray[np.bool_]
+Lengths = NDArray[np.integer]
 CELLS = 1 << 18  # of a working array: small enough for the cache, and it bounds the memory
 
 
-def rank_metrics(rewards: NDArray[np.floating], relevant: NDArray[np.bool_], lengths: NDArray[np.integer]) -> dict[str, Floats]:  # fmt: skip # noqa: E501
+def rank_metrics(rewards: Rewards, relevant: Flags, lengths: Lengths) -> dict[str, Floats]:
     """Every metric of ``schemas.RERANK_METRICS`` for each of S sessions.
 
     ``rewards`` [S, L] and ``relevant`` [S, L] are in ranked order, best first; of row s only the first ``lengths[s]``
@@ -48,7 +51,7 @@ def rank_metrics(rewards: NDArray[np.floating], relevant: NDArray[np.bool_], len
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _metrics(rewards: NDArray[np.floating], relevant: NDArray[np.bool_], lengths: NDArray[np.integer]) -> dict[str, Floats]:  # fmt: skip # noqa: E501
+def _metrics(rewards: Rewards, relevant: Flags, lengths: Lengths) -> dict[str, Floats]:
     width = rewards.shape[1]
     ranks = np.arange(1, width + 1)
     real = ranks <= lengths[:, None]  # [S, L]

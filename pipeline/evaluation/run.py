@@ -127,16 +127,12 @@ def _true_values(run: AgentRun) -> Iterator[pa.RecordBatch]:
     if not isinstance(source, StorefrontSource):
         return
     from pipeline.evaluation.truth import true_value
-    from pipeline.sources.storefront import item_number, load_truth
+    from pipeline.sources.storefront import load_truth
 
     task = load_task(run.inputs, run.experiment)
     shop, population = load_truth(source, run.raw)
     users, start = _next_session(run, task)
-    items = read_table(run.inputs["items"], "items", ["item_id", "item"])
-    vocabulary = torch.zeros(shop.config.n_items, dtype=torch.int64)
-    vocabulary[[item_number(name) for name in items["item_id"].to_pylist()]] = torch.from_numpy(
-        items["item"].to_numpy().astype(np.int64)
-    )
+    vocabulary = _vocabulary(run, shop.config.n_items)
     for folder in _seed_folders(run):
         agent, config, seed = load_agent(folder, task)
         if "rollout" not in config.legs:
@@ -152,6 +148,14 @@ def _true_values(run: AgentRun) -> Iterator[pa.RecordBatch]:
             },
             schema=SCHEMAS["rollout"],
         )
+
+
+def _vocabulary(run: AgentRun, n_items: int) -> torch.Tensor:
+    """The dense index of each of the shop's items, [n_items] int64; 0 = not seen in the training window."""
+    items = read_table(run.inputs["items"], "items", ["item_id", "item"]).to_pandas()
+    dense = items.set_index("item_id")["item"]
+    shop_ids = [f"i{number:04d}" for number in range(n_items)]  # as the source names them
+    return torch.from_numpy(dense.reindex(shop_ids, fill_value=0).to_numpy().astype(np.int64))
 
 
 def _next_session(run: AgentRun, task: Task) -> tuple[torch.Tensor, StateBatch]:

@@ -128,7 +128,7 @@ def _multinomial(n_users: int, resamples: int, seed: int) -> Iterator[Floats]:
     """How often each user is drawn when ``n_users`` are drawn with replacement: blocks [b, U] of all resamples."""
     rng = np.random.default_rng(seed)
     for size in _blocks(n_users, resamples):
-        # Counting draws is four times as fast as numpy's multinomial with as many cells as draws.
+        # Counting draws is several times as fast as numpy's multinomial with as many cells as draws.
         drawn = rng.integers(n_users, size=(size, n_users), dtype=np.int32) + n_users * np.arange(size)[:, None]
         yield np.bincount(drawn.ravel(), minlength=size * n_users).reshape(size, n_users).astype(np.float64)
 

@@ -129,7 +129,7 @@ class MovieLens:
     def items(self, con: DuckDBPyConnection, files: Sequence[RawFile]) -> DuckDBPyRelation:
         found = self._format()
         params = {"pattern": found.item_pattern, "flags": list(found.genre_flags), "genres": list(GENRES)}
-        return _catalogue(con, files, "items", params)
+        return _catalogue(con, files, "items", "staging/movielens_items", params)
 
     def users(self, con: DuckDBPyConnection, files: Sequence[RawFile]) -> DuckDBPyRelation:
         found = self._format()
@@ -139,7 +139,7 @@ class MovieLens:
             "gender": found.gender_column,
             "occupations": list(found.occupations),
         }
-        return _catalogue(con, files, "users", params)
+        return _catalogue(con, files, "users", "staging/movielens_users", params)
 
     def _format(self) -> Format:
         if not self.folder.exists():
@@ -178,7 +178,7 @@ def _line_batch(lines: list[bytes], first: int, torn: bool = False) -> pa.Record
 def _header_lines(path: Path) -> int:
     """1 where the first line names the columns. Raises DataError where it names them in another order."""
     with path.open("rb") as stream:
-        first = stream.readline(1000).decode("utf-8-sig", errors="replace").strip().lower()
+        first = stream.readline(1000).decode("utf-8-sig", errors="replace").strip().lower().replace('"', "")
     if not first.startswith("userid"):
         return 0
     if first != HEADER:
@@ -195,13 +195,13 @@ def _is_empty(path: Path) -> bool:
 
 
 def _catalogue(
-    con: DuckDBPyConnection, files: Sequence[RawFile], kind: str, params: Mapping[str, object]
+    con: DuckDBPyConnection, files: Sequence[RawFile], kind: str, sql: str, params: Mapping[str, object]
 ) -> DuckDBPyRelation:
     """The rows of the catalogue files of one kind. Raises DataError with the first line that cannot be read."""
     tables = [_text_lines(file.path) for file in files if file.kind == kind]
     con.register("lines", pa.concat_tables(tables) if tables else _TEXT_LINES.empty_table())
     table = f"movielens_{kind}"
-    create_table(con, table, f"staging/{table}", params)
+    create_table(con, table, sql, params)
     con.unregister("lines")
     id_column = f"{kind[:-1]}_id"
     bad = con.sql(f"select file, line, text from {table} where {id_column} is null order by line limit 1").fetchall()

@@ -17,7 +17,9 @@ windows as (
     union all select 'item_positives_1w', 168, false
 ),
 published as (
-    unpivot (select session_id, position, item_id, impression_ts, columns('^item_(impressions|positives)_') from sampled)
+    unpivot (
+        select session_id, position, item_id, impression_ts, columns('^item_(impressions|positives)_') from sampled
+    )
     on columns('^item_(impressions|positives)_') into name feature value published_count
 ),
 past as (
@@ -26,7 +28,9 @@ past as (
     select item_id, positive_ts, false from positive_times
 ),
 recounted as (
-    select published.session_id, published.position, published.feature, published.published_count, count(past.ts) as true_count
+    select
+        published.session_id, published.position, published.feature, published.published_count,
+        count(past.ts) as true_count
     from published
     join windows using (feature)
     left join past
@@ -34,7 +38,7 @@ recounted as (
         and past.of_impressions = windows.of_impressions
         and past.ts < published.impression_ts
         and past.ts >= published.impression_ts - to_hours(windows.hours)
-    group by all
+    group by published.session_id, published.position, published.feature, published.published_count
 )
 select
     session_id, position, feature,

@@ -14,12 +14,14 @@ select
     session_id,
     case
         when shown.session_id is null then concat('session ', session_id, ' shows nothing')
-        when sessions.session_id is null then concat(shown.impressions, ' impressions name the unknown session ', session_id)
-        when last_ts > end_ts then concat('session ', session_id, ' ends at ', end_ts, ', but shows an item at ', last_ts)
+        when sessions.session_id is null
+            then concat(shown.impressions, ' impressions name the unknown session ', session_id)
+        when last_ts > end_ts
+            then concat('session ', session_id, ' ends at ', end_ts, ', but shows an item at ', last_ts)
         else concat(
             'session ', session_id, ' counts ', sessions.impressions, ' impressions, ', sessions.pages, ' pages, ',
-            sessions.clicks, ' clicks, ', sessions.purchases, ' purchases; its impressions are ', shown.impressions, ', ',
-            shown.pages, ', ', shown.clicks, ', ', shown.purchases
+            sessions.clicks, ' clicks, ', sessions.purchases, ' purchases; its impressions are ',
+            shown.impressions, ', ', shown.pages, ', ', shown.clicks, ', ', shown.purchases
         )
     end as reason
 from sessions

@@ -9,7 +9,11 @@ select
     item_id,
     concat(
         'item ', item_id,
-        if(item > 0, ' has an index, but the training window does not show it', ' is shown in the training window, but has none')
+        if(
+            item > 0,
+            ' has an index, but the training window does not show it',
+            ' is shown in the training window, but has none'
+        )
     ) as reason
 from items
 left join trained using (item_id)

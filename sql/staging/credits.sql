@@ -1,10 +1,14 @@
--- Which showing a feedback event is credited to: the newest of its item at or before it, by user and request, or by
--- session where the event names no request; until $max_us after the session's start. In a constructed log the act that shows an item is feedback as well.
+-- Which showing a feedback event is credited to: the newest of its item at or before it, by user and request until
+-- $max_us after the session's start, or by session where the event names no request. In a constructed log the act that
+-- shows an item is feedback as well.
 with feedback as (
     select * from session_events where $constructed or event_type <> 'impression'
 ),
 of_request as (
-    select user_id, item_id, request_id, event_ts, min(event_id) as event_id, arg_min(start_ts, event_id) as start_ts
+    select
+        user_id, item_id, request_id, event_ts,
+        min(event_id) as event_id,
+        arg_min(start_ts, event_id) as start_ts
     from showings
     where request_id is not null
     group by user_id, item_id, request_id, event_ts

@@ -1,4 +1,5 @@
--- Every item that was shown or that the log describes. Indices, category codes and counts know the training window alone.
+-- Every item that was shown or that the log describes. Indices, category codes and counts know the training window
+-- alone.
 with described as (
     select item_id, title, nullif(category, '') as category, brand, price, features
     from described_items

@@ -1,5 +1,5 @@
--- Every event near the range with the session that it belongs to. A chain is a run of a user's events without a pause; a
--- chain's first $max_us are one session, what is left is cut at the UTC day and every $max_us of the day: a rule
+-- Every event near the range with the session that it belongs to. A chain is a run of a user's events without a pause;
+-- a chain's first $max_us are one session, what is left is cut at the UTC day and every $max_us of the day: a rule
 -- that looks back two days at most, so that every range of partitions finds the same sessions.
 with timed as (
     select

@@ -1,5 +1,5 @@
--- What was shown: the log's impressions, each item of a request once. In a log without impressions an item is shown when
--- its user first acts on it in a session (on a request, where the log has those).
+-- What was shown: the log's impressions, each item of a request once. In a log without impressions an item is shown
+-- when its user first acts on it in a session (on a request, where the log has those).
 select session_id, start_ts, user_id, item_id, event_id, event_ts, request_id, position, propensity, code
 from session_events
 where $constructed or event_type = 'impression'

@@ -1,5 +1,5 @@
--- The instant before which a share of the sessions has started: the start that comes nearest, of those that leave a start
--- before it and $later_splits starts after it.
+-- The instant before which a share of the sessions has started: the start that comes nearest, of those that leave a
+-- start before it and $later_splits starts after it.
 with starts as (
     select start_ts, count(*) as sessions from sessions group by start_ts
 ),

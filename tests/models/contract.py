@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from models import AGENTS
-from models.base import Agent, AgentConfig, Candidates, StateBatch, Task, TransitionBatch, _TensorBatch
+from models.base import Agent, AgentConfig, Candidates, StateBatch, Task, TransitionBatch
 from models.base import rank_page as page_of
 from models.feedback import Feedback
-from models.simulators.storefront import ShopState, Storefront, StorefrontConfig, seeded
+from models.simulators.storefront import Storefront, StorefrontConfig, seeded
 from pipeline.errors import HindsightError, ModelError
+from pipeline.evaluation.truth import ShopView
 from tests.models.builders import empty_state, make_candidates, make_state, make_task, make_transitions, where
 
 BATCH, POOL = 6, 30
@@ -53,15 +54,6 @@ class Subject:
         )
 
 
-@dataclass(frozen=True)
-class Truth(_TensorBatch):
-    """What an oracle is given of the storefront: the shop, its hidden state and its own numbers of the candidates."""
-
-    shop: Storefront
-    state: ShopState
-    shop_items: Tensor  # [B, K]
-
-
 def subject(name: str, settings: dict[str, Any]) -> Subject:
     module, config = AGENTS[name].split(":")
     return Subject(name, getattr(import_module(module), config)(**settings), make_task())
@@ -74,7 +66,7 @@ def true_candidates() -> Candidates:
     state = shop.start_session(shop.population(BATCH, random), random)
     items = shop.recall(state, random)
     every = torch.ones_like(items, dtype=torch.bool)
-    return Candidates(items + 1, every, make_candidates(BATCH, make_task()).tie, truth=Truth(shop, state, items))
+    return Candidates(items + 1, every, make_candidates(BATCH, make_task()).tie, truth=ShopView(shop, state, items))
 
 
 # ---- every agent
@@ -253,14 +245,18 @@ def it_learns_from_original_rows_alone(subject: Subject) -> None:
         agent.update(replace(batch, hindsight=torch.ones_like(batch.hindsight)))
 
 
-def it_looks_no_further_than_the_page_at_discount_zero(subject: Subject) -> None:
-    """The target is then the reward itself: another future leaves every weight as it is, and only then."""
-    for discount, same in ((0.0, True), (0.9, False)):
+def it_looks_no_further_than_the_page_at_discount_zero(subject: Subject, bootstraps: bool) -> None:
+    """The target is then the page's own: another future leaves every weight as it is, and at discount zero only.
+
+    An agent that ``bootstraps`` reads the future through the next state, which it has unless the user left. One that
+    does not reads it from the measurement.
+    """
+    for discount, same in ((0.0, True), (subject.config.model_dump()["discount"], False)):
         config = type(subject.config)(**{**subject.config.model_dump(), "discount": discount})
         agent, other = (config.build(subject.task, 11) for _ in range(2))
         for batch in _batches(subject, 3):
             agent.update(batch)
-            other.update(_with_another_future(batch))
+            other.update(_with_another_future(batch, bootstraps))
         weights, others = agent.state_dict(), other.state_dict()
         assert all(torch.equal(weights[name], others[name]) for name in weights) == same
 
@@ -320,6 +316,8 @@ def _where_hindsight(batch: TransitionBatch, other: TransitionBatch) -> Transiti
     return replace(batch, **columns, state=where(batch.hindsight, other.state, batch.state))
 
 
-def _with_another_future(batch: TransitionBatch) -> TransitionBatch:
+def _with_another_future(batch: TransitionBatch, bootstraps: bool) -> TransitionBatch:
     """The same page with the same feedback, and what comes after it changed."""
-    return replace(batch, terminated=~batch.terminated)
+    if bootstraps:
+        return replace(batch, terminated=~batch.terminated)
+    return replace(batch, measurement=batch.measurement.flip(0) + 1, goal=batch.goal.flip(0))

@@ -38,12 +38,18 @@ def shown(session: int = 1, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("impressions", "reason"),
     [
-        ([shown(), shown()], "session 1 counts 1 impressions, 1 pages, 1 clicks, 0 purchases; its impressions are 2, 1, 2, 0"),
-        ([shown(impression_ts=at(3))], "session 1 ends at 2024-01-01 02:00:00+00, but shows an item at 2024-01-01 03:00:00+00"),
+        (
+            [shown(), shown()],
+            "session 1 counts 1 impressions, 1 pages, 1 clicks, 0 purchases; its impressions are 2, 1, 2, 0",
+        ),
+        (
+            [shown(impression_ts=at(3))],
+            "session 1 ends at 2024-01-01 02:00:00+00, but shows an item at 2024-01-01 03:00:00+00",
+        ),
         ([shown(), shown(2)], "1 impressions name the unknown session 2"),
         ([], "session 1 shows nothing"),
     ],
-)  # fmt: skip
+)
 def test_sessions_that_differ_from_their_impressions_are_found(
     tmp_path: Path, impressions: list[dict[str, Any]], reason: str
 ) -> None:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from pipeline.embeddings import build_item_embeddings, embed, shifted_ppmi
+from pipeline.embeddings import _co_occurrence, build_item_embeddings, embed, shifted_ppmi
 from pipeline.experiment import Embeddings
+from pipeline.splits import session_splits
+from pipeline.warehouse import connect
 from tests.pipeline.logs import at, read_rows, write_rows
 
 
@@ -95,13 +97,16 @@ def test_a_session_gives_no_more_items_than_the_cap(tmp_path: Path, monkeypatch:
     assert (norms[:2] > 0).all()
 
 
-def test_without_positives_all_shown_items_are_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    sessions = two_shelves(4)
-    with caplog.at_level(logging.INFO):
-        found = vectors(tmp_path / "skips", write_log(tmp_path / "skips", sessions, feedback="skip"), dim=4)
-    assert "Positives relate 0 of 20 items" in caplog.text
-    clicked = vectors(tmp_path / "clicks", write_log(tmp_path / "clicks", sessions), dim=4)
-    np.testing.assert_array_equal(found, clicked)
+def test_sessions_count_for_what_they_show_and_again_for_what_was_positive(tmp_path: Path) -> None:
+    inputs = write_log(tmp_path, [[1, 2, 3], [2, 1]], feedback="skip")
+    rows = read_rows(inputs["impressions"][0])
+    for row in rows[:2]:  # items 1 and 2 of the first session
+        row["feedback"] = "click"
+    inputs["impressions"] = [write_rows(tmp_path / "impressions.parquet", "impressions", rows)]
+    with connect(inputs) as con:
+        session_splits(con)
+        counts = _co_occurrence(con, 3)
+    assert counts.toarray().tolist() == [[0, 3, 1], [3, 0, 1], [1, 1, 0]]
 
 
 @pytest.mark.parametrize(("sessions", "message"), [([[1, 2]], "rank 2"), ([[1], [2]], "all item embeddings are zero")])

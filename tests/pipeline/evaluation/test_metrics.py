@@ -14,7 +14,7 @@ os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # to compile ranx takes a minut
 ranx = pytest.importorskip("ranx")
 
 NAMES = {"map": "map", "mrr": "mrr", "precision_20": "precision@20", "recall_20": "recall@20", "f1_20": "f1@20"}
-NAMES |= {f"{name}_{k}": f"{other}@{k}" for name, other, ks in (("ndcg", "ndcg", (5, 10, 20, 40)), ("hit", "hit_rate", (1, 5, 10))) for k in ks}  # fmt: skip # noqa: E501
+NAMES |= {f"ndcg_{k}": f"ndcg@{k}" for k in (5, 10, 20, 40)} | {f"hit_{k}": f"hit_rate@{k}" for k in (1, 5, 10)}
 REWARD_NAMES = {f"ndcg_reward_{k}": f"ndcg@{k}" for k in (5, 10, 20, 40)}
 Rankings = tuple[np.ndarray, np.ndarray]
 

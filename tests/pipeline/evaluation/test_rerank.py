@@ -2,6 +2,7 @@ from dataclasses import replace
 from math import comb
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
@@ -99,7 +100,8 @@ def altered(sessions: CandidateSessions, where: Tensor) -> CandidateSessions:
 
 
 def same(a: Ranked, b: Ranked, columns: slice = slice(None)) -> bool:
-    return all(x[:, columns].numpy().tobytes() == y[:, columns].numpy().tobytes() for x, y in ((a.order, b.order), (a.scores, b.scores)))  # fmt: skip # noqa: E501
+    pairs = ((a.order, b.order), (a.scores, b.scores))
+    return all(x[:, columns].numpy().tobytes() == y[:, columns].numpy().tobytes() for x, y in pairs)
 
 
 @KINDS
@@ -172,7 +174,12 @@ class Random:
 
 def test_a_random_ranker_meets_its_expectation(sessions: CandidateSessions) -> None:
     seeds = range(60)
-    tables = {mode: [session_table(sessions, rerank(Random(s), Plain(), TASK, sessions, mode), "random", s) for s in seeds] for mode in MODES}  # fmt: skip # noqa: E501
+
+    def runs(mode: Mode) -> list[pa.Table]:
+        ranked = [rerank(Random(seed), Plain(), TASK, sessions, mode) for seed in seeds]
+        return [session_table(sessions, each, "random", seed) for seed, each in zip(seeds, ranked, strict=True)]
+
+    tables = {mode: runs(mode) for mode in MODES}
     chosen = sessions[sessions.scored]
     pairs = list(zip(chosen.lengths.tolist(), chosen.positives.tolist(), strict=True))
     expected = {
@@ -201,8 +208,9 @@ def test_the_rankings_hold_all_that_a_metric_needs(sessions: CandidateSessions) 
     rerank_rows = session_table(sessions, ranked, "taste", 13).to_pandas().set_index("session_id")
     mrr = rerank_rows.mrr.dropna()
     np.testing.assert_allclose(mrr, 1 / first_relevant[mrr.index])
-    keys = {s: set(k[m].tolist()) for s, k, m in zip(sessions.session_id.tolist(), sessions.item_keys, sessions.mask, strict=True)}  # fmt: skip # noqa: E501
-    assert {s: set(k) for s, k in frame.groupby("session_id")["item_key"]} == keys
+    ids = sessions.session_id.repeat_interleave(sessions.lengths).tolist()
+    shown = set(zip(ids, sessions.item_keys[sessions.mask].tolist(), strict=True))
+    assert set(zip(frame.session_id, frame.item_key, strict=True)) == shown
 
 
 def test_sessions_where_no_order_is_better_have_no_metrics(sessions: CandidateSessions) -> None:

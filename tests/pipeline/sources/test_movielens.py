@@ -62,6 +62,7 @@ def test_listing_the_sources_imports_none_and_opening_one_does(tmp_path: Path) -
         ("ratings.csv", b"userId,movieId,rating,timestamp\r\n196,242,3.0,881250949\r\n186,302,3.5,891717742\r\n"),
         ("ratings.dat", b"196::242::3::881250949\n186::302::3.5::891717742\n"),
         ("ratings.sample2.dat", b"196::242::3::881250949\n186::302::3.5::891717742"),
+        ("ratings.csv", b'"userId","movieId","rating","timestamp"\n196,242,3,881250949\n186,302,3.5,891717742\n'),
         ("ratings.csv", b"196,242,3,881250949\n186,302,3.5,891717742"),
         ("ratings.csv", b"\xef\xbb\xbfuserId,movieId,rating,timestamp\n196,242,3,881250949\n186,302,3.5,891717742"),
         ("u.data", b"\xef\xbb\xbf196\t242\t3\t881250949\r\n186\t302\t3.5\t891717742\r\n"),

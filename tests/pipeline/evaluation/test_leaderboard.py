@@ -1,0 +1,154 @@
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from pipeline.evaluation.leaderboard import leaderboard
+from pipeline.evaluation.significance import cluster_bootstrap, holm, paired_difference
+from pipeline.experiment import PROFILES
+from pipeline.schemas import RERANK_METRICS, ROLLOUT_METRICS, SCHEMAS, empty
+from tests.published import PROVENANCE, table
+
+BUDGET = PROFILES["demo"].model_copy(update={"bootstrap": 300})
+SESSIONS, USERS = 50, 20
+AGENTS = {"popularity": (0.4, (1,)), "goalrec": (0.5, (1, 2, 3)), "random": (0.3, (1, 2))}
+
+
+@pytest.fixture(scope="module")
+def rerank() -> pa.Table:
+    """Each tenth session has no positive; ``random`` was not run on sessions 40 to 49."""
+    rng = np.random.default_rng(0)
+    ease = rng.normal(0, 0.1, SESSIONS)
+    rows = []
+    for agent, (level, seeds) in AGENTS.items():
+        for seed in seeds:
+            for mode in ("oneshot", "paged"):
+                for session in range(40 if agent == "random" else SESSIONS):
+                    scored = session % 10 != 0
+                    values = level + ease[session] + rng.normal(0.02 * seed, 0.1, len(RERANK_METRICS))
+                    metrics = dict(zip(RERANK_METRICS, values.tolist(), strict=True)) if scored else {}
+                    ids = {
+                        "session_id": session,
+                        "user_key": session % USERS,
+                        "agent": agent,
+                        "seed": seed,
+                        "mode": mode,
+                    }
+                    rows.append(ids | metrics)
+    return table("rerank", rows)
+
+
+@pytest.fixture(scope="module")
+def rollout() -> pa.Table:
+    rng = np.random.default_rng(1)
+    return table(
+        "rollout",
+        [
+            {"simulator": "truth", "agent": agent, "seed": seed, "user_key": user}
+            | dict(zip(ROLLOUT_METRICS, (10 * level + rng.normal(0, 1, 5)).tolist(), strict=True))
+            for agent, (level, seeds) in AGENTS.items()
+            for seed in seeds
+            for user in range(USERS)
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def board(rerank: pa.Table, rollout: pa.Table) -> pd.DataFrame:
+    found = leaderboard(rerank, rollout, "popularity", BUDGET, PROVENANCE, seed=9)
+    assert found.schema == SCHEMAS["leaderboard"]
+    return found.to_pandas().set_index(["leg", "setting", "agent", "metric"]).sort_index()
+
+
+def test_there_is_one_row_an_agent_leg_setting_and_metric(board: pd.DataFrame) -> None:
+    assert board.index.is_unique
+    assert len(board) == len(AGENTS) * (2 * len(RERANK_METRICS) + len(ROLLOUT_METRICS))
+    for name, value in PROVENANCE.items():
+        assert set(board[name]) == {value}
+
+
+def test_a_row_is_the_mean_over_sessions_of_the_mean_over_seeds(board: pd.DataFrame, rerank: pa.Table) -> None:
+    rows = rerank.to_pandas().query("agent == 'goalrec' and mode == 'paged'")
+    by_session = rows.groupby("session_id")["map"].mean().dropna()
+    row = board.loc["rerank", "paged", "goalrec", "map"]
+    users = by_session.index.to_numpy() % USERS
+    interval = cluster_bootstrap(by_session.to_numpy(), users, 300, seed=9)
+    assert (row.value, row.ci_low, row.ci_high) == pytest.approx((interval.mean, interval.low, interval.high))
+    assert row.value == pytest.approx(rows["map"].mean())
+    assert (row.n, row.users, row.seeds) == (45, 18, 3)  # users 0 and 10 have unscored sessions only
+    assert row.seed_sd == pytest.approx(rows.groupby("seed")["map"].mean().std())
+
+
+def test_differences_are_paired_on_common_sessions_and_corrected_over_agents(
+    board: pd.DataFrame, rerank: pa.Table
+) -> None:
+    rows = rerank.to_pandas().query("mode == 'oneshot'")
+    sessions = rows.groupby(["agent", "session_id"])["mrr"].mean().unstack("agent").dropna()
+    assert len(sessions) == 36
+    users = sessions.index.to_numpy() % USERS
+    raw = paired_difference(sessions["random"].to_numpy(), sessions["popularity"].to_numpy(), users, 300, seed=9)
+    row = board.loc["rerank", "oneshot", "random", "mrr"]
+    found = (row.difference, row.difference_low, row.difference_high)
+    assert found == pytest.approx((raw.mean, raw.low, raw.high))
+    wide = rows.query("agent != 'random'").groupby(["agent", "session_id"])["mrr"].mean().unstack("agent").dropna()
+    other = paired_difference(
+        wide["goalrec"].to_numpy(), wide["popularity"].to_numpy(), wide.index.to_numpy() % USERS, 300, seed=9
+    )
+    adjusted = holm([other.p_value, raw.p_value])
+    column = board.xs(("rerank", "oneshot", "mrr"), level=("leg", "setting", "metric")).p_value
+    assert (column["goalrec"], column["random"]) == pytest.approx(tuple(adjusted))
+    assert raw.p_value < adjusted[1] or other.p_value < adjusted[0]
+
+
+def test_the_reference_has_no_difference_and_one_seed_no_spread(board: pd.DataFrame) -> None:
+    reference = board.xs("popularity", level="agent")
+    assert (
+        reference[["against", "difference", "difference_low", "difference_high", "p_value", "seed_sd"]]
+        .isna()
+        .all(axis=None)
+    )
+    assert (reference.seeds == 1).all()
+    assert (board.drop("popularity", level="agent").against == "popularity").all()
+
+
+def test_a_roll_out_is_paired_by_user(board: pd.DataFrame, rollout: pa.Table) -> None:
+    row = board.loc["rollout", "truth", "goalrec", "return"]
+    assert (row.n, row.users) == (USERS, USERS)
+    means = rollout.to_pandas().groupby("agent")["return"].mean()
+    assert row.difference == pytest.approx(means["goalrec"] - means["popularity"])
+
+
+def test_without_the_reference_nothing_is_compared(rerank: pa.Table) -> None:
+    found = leaderboard(rerank, empty("rollout"), "bc", BUDGET, PROVENANCE).to_pandas()
+    assert set(found.leg) == {"rerank"}
+    assert found[["against", "difference", "p_value"]].isna().all(axis=None)
+    assert found.value.notna().all()
+
+
+def test_a_metric_without_values_says_n_0() -> None:
+    rows = [{"session_id": 1, "user_key": 1, "agent": agent, "seed": 1, "mode": "paged"} for agent in ("a", "b")]
+    found = leaderboard(table("rerank", rows), empty("rollout"), "a", BUDGET, PROVENANCE)
+    assert found["n"].to_pylist() == [0] * len(found)
+    for column in ("value", "ci_low", "difference", "p_value"):
+        assert found[column].null_count == len(found) == 2 * len(RERANK_METRICS)
+
+
+def test_a_lone_user_has_a_mean_and_no_interval() -> None:
+    rows = [{"simulator": "truth", "agent": agent, "seed": 1, "user_key": 4, "return": 2.0} for agent in ("a", "b")]
+    found = leaderboard(empty("rerank"), table("rollout", rows), "a", BUDGET, PROVENANCE).to_pandas()
+    row = found.query("agent == 'b' and metric == 'return'").iloc[0]
+    assert (row.value, row.difference, row.n) == (2, 0, 1)
+    assert pd.isna([row.ci_low, row.p_value]).all()
+
+
+def test_no_results_make_an_empty_leaderboard_and_the_same_ones_the_same_bytes(rerank: pa.Table) -> None:
+    assert leaderboard(empty("rerank"), empty("rollout"), "a", BUDGET, PROVENANCE).equals(empty("leaderboard"))
+    shuffled = rerank.take(np.random.default_rng(3).permutation(len(rerank)))
+    a, b = (leaderboard(rows, empty("rollout"), "popularity", BUDGET, PROVENANCE) for rows in (rerank, shuffled))
+    pd.testing.assert_frame_equal(a.to_pandas(), b.to_pandas(), rtol=1e-12)
+    assert a.equals(leaderboard(rerank, empty("rollout"), "popularity", BUDGET, PROVENANCE))
+
+
+def test_incomplete_provenance_is_refused(rerank: pa.Table) -> None:
+    with pytest.raises(KeyError, match="versions"):
+        leaderboard(rerank, empty("rollout"), "a", BUDGET, {k: v for k, v in PROVENANCE.items() if k != "versions"})
