@@ -8,8 +8,18 @@ A candidate i is scored by where the policy points or by what the critic says of
 
 Papers: TD3+BC, Fujimoto & Gu 2021, eq. 5; IQL, Kostrikov et al. 2022, section 4; CQL, Kumar et al. 2020, eq. 4. Losses,
 networks and defaults are d3rlpy's (2.8). Deviations from it: none in a loss; our loop samples the pages, so
-``batch_size`` is the experiment's; CQL draws 3 action samples instead of 10, which is a third of its cost;
-the next state is encoded from ``state.advance``, so a session cut by the length cap still bootstraps.
+``batch_size`` is the experiment's; the next state is encoded from ``state.advance``, so a session cut by the length cap
+still bootstraps; CQL draws 3 action samples instead of 10, a third of its cost, and its conservative weight is 0.1
+instead of 5, which drowns rewards of this size.
+
+The defaults were measured on a shop like the storefront (20,000 logged pages, 300 steps of 128 pages; NDCG@10 with
+rewards on held-out sessions, where random reaches 0.195 and the items' reward rate 0.342):
+
+    IQL     action slate_mean  actor 0.293  critic 0.327        CQL  conservative weight 5    actor 0.229  critic 0.172
+            action item        actor 0.294  critic 0.336             conservative weight 1    actor 0.230  critic 0.200
+            4 items a page     actor 0.295  critic 0.344             conservative weight 0.1  actor 0.284  critic 0.329
+    TD3+BC  action slate_mean  actor 0.279  critic 0.320        BC   action slate_mean  0.285
+            4 items a page     actor 0.288  critic 0.343             action item        0.289
 """
 
 from __future__ import annotations
@@ -50,7 +60,7 @@ class _D3rlpyConfig(AgentConfig):
 
     action: Literal["slate_mean", "item"] = "item"  # one transition a page (its mean item) or one a shown item
     hidden: tuple[int, ...] = (256, 256)  # units of each layer of every network
-    items_per_page: int = Field(1, ge=1)  # with action "item": shown items of each page that enter a gradient step
+    items_per_page: int = Field(4, ge=1)  # with action "item": drawn from each page's shown items for a gradient step
 
     def algorithm(self, d3rlpy: Any) -> Any:
         """d3rlpy's own configuration of the algorithm."""
@@ -124,8 +134,9 @@ class IQLConfig(_ActorCriticConfig):
 class CQLConfig(_ActorCriticConfig):
     """Conservative Q-learning: values of actions that the log does not hold are pushed down."""
 
+    items_per_page: int = Field(1, ge=1)  # as above; fewer, because a step of CQL costs three of IQL's
     actor_learning_rate: float = Field(1e-4, gt=0)
-    conservative_weight: float = Field(5.0, ge=0)
+    conservative_weight: float = Field(0.1, ge=0)  # of the gap between proposed and logged actions' values
     alpha_threshold: float = 10.0  # of the conservative gap, above which its multiplier grows
     action_samples: int = Field(3, ge=1)  # of each of the three proposals of the log-sum-exp
 

@@ -7,7 +7,8 @@ similar real item into each. The critic judges pages. Both see a page as a grid,
     y = r + γ·(1 − terminated)·Q⁻(s′, π⁻(s′)),  r = Σ rewards of the page's items             (eqs. 15, 17, 18)
     actor: first min ‖π(s) − logged page‖²_F (eq. 16), then max Q(s, π(s)) (eq. 19)
 
-Zhao X. et al., "Deep Reinforcement Learning for Page-wise Recommendations", RecSys 2018, sections 2.2-2.4 and 3.3.
+Zhao X. et al., "Deep Reinforcement Learning for Page-wise Recommendations", RecSys 2018, section 2, whose numbers
+of equations and algorithms are ours. As there, a state holds items, pages and feedback, and nothing else of the user.
 
 Deviations and choices where the paper is silent:
 - `row_kernel`: the grid is rows × cols with one channel a feature; a kernel spans 3 rows and all columns.
@@ -16,6 +17,7 @@ Deviations and choices where the paper is silent:
 - `given_candidates`: Algorithm 1 chooses among the candidates it is given, not among neighbours of the user's clicks.
 - `proto_target`: y bootstraps at the target actor's proto page, not at its mapped page.
 - `bounded_proto`: tanh times the largest |value| of each item dimension bounds the proto page.
+- `mean_distance`: eq. 16 is averaged over the batch instead of summed, so that its size does not matter.
 - `own_optimiser`: eq. 16 has an Adam of its own, so that its steps and those of eq. 19 keep their scales apart.
 """
 
@@ -37,7 +39,7 @@ from pipeline.errors import ModelError
 
 
 class DeepPageConfig(AgentConfig):
-    """Sizes and rates of section 2.2 and 3.2; see the module's docstring for what they do."""
+    """Sizes and rates; see the module's docstring for what they do."""
 
     item_width: int = Field(50, ge=1)  # |E| of the embedding layer
     category_width: int = Field(35, ge=1)  # |C|
@@ -186,7 +188,7 @@ class PageCNN(nn.Module):
 
 
 class StateEncoder(nn.Module):
-    """The user's state s_cur [B, hidden] from the items before the session and the pages in it (section 2.2)."""
+    """The user's state s_cur [B, hidden] from the items before the session and the pages in it (eqs. 3-11)."""
 
     embeddings: Tensor
     category: Tensor

@@ -22,6 +22,8 @@ Deviations and choices where the paper is silent:
   exp(−s)·K·A² of those parts is added to the loss (a normal prior on the advantage, around 0).
 - `goal_mix`: a share of the pages gets a random goal of the reward's signs instead of the logged one. A hindsight goal
   is a function of the outcome: M could read the outcome off it and leave nothing for the item to explain.
+- `page_alone`: at discount 0 the measurements are rebuilt from the page's own feedback and the goals from those; the
+  embedding, which would be the item's own, is zero.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ class GoalRecConfig(AgentConfig):
     goal_width: int = Field(32, ge=1)  # of G
     learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)  # of the networks; never of the log-variances
-    advantage_penalty: float = Field(1.0, ge=0)  # of what an item is said to change after its page
+    advantage_penalty: float = Field(5.0, ge=0)  # of what an item is said to change after its page
     value_weight: float = Field(1.0, ge=0)  # w_V of the auxiliary loss that trains V alone
 
     @field_validator("discount")
@@ -304,7 +306,8 @@ class WorldModel(nn.Module):
             nn.init.normal_(self.ids.weight[1:], std=0.01)
         self.item = mlp(item + config.id_width, config.item_width, config.item_width)
         self.goal = mlp(len(task.measurement_names), config.goal_width, config.goal_width)
-        self.value_head = nn.Sequential(mlp(state + config.goal_width, state), nn.Linear(state, len(parts.names)))
+        self.value_hidden = mlp(state + config.goal_width, state)
+        self.value_head = nn.Linear(state, len(parts.names))
         # A's first layer on [S; G; E; S×E], a matrix for each, so that S and G are multiplied once and not per item.
         self.from_state = nn.Linear(state, state)
         self.from_goal = nn.Linear(config.goal_width, state, bias=False)
@@ -336,7 +339,8 @@ class WorldModel(nn.Module):
     def value(self, encoded: Tensor, goal: Tensor) -> Tensor:
         """V(s, g), [B, K, P], for states [B, S] and goals [B, K, D]."""
         goals = self.goal(goal)  # [B, K, G]
-        value: Tensor = self.value_head(torch.cat([encoded[:, None].expand(*goals.shape[:2], -1), goals], dim=2))
+        joined = torch.cat([encoded[:, None].expand(*goals.shape[:2], -1), goals], dim=2)
+        value: Tensor = self.value_head(self.value_hidden(joined))
         return value
 
     def advantage(self, encoded: Tensor, goal: Tensor, items: Tensor) -> Tensor:
@@ -365,7 +369,7 @@ class WorldModel(nn.Module):
         variance = target.var(dim=0, correction=0) @ self.membership  # [J]
         self.log_variance.copy_(torch.where(variance > 1e-3, variance, 1.0).log())
         self.bound_variances()
-        self.value_head[-1].bias.copy_(target.mean(dim=0))
+        self.value_head.bias.copy_(target.mean(dim=0))
 
     @torch.no_grad()
     def bound_variances(self) -> None:

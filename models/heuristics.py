@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.base import AgentConfig, Candidates, StateBatch, Task
+from models.hashing import mix64
 from pipeline.errors import ModelError
 
 T = TypeVar("T")
@@ -81,13 +82,13 @@ class Random:
 
     def score(self, state: StateBatch, candidates: Candidates) -> Tensor:
         seed = torch.tensor(self.seed, dtype=torch.int64, device=candidates.tie.device)
-        bits = _mix(candidates.tie ^ _mix(seed))
+        bits = mix64(seed, candidates.tie)
         return ((bits >> 40) & 0xFFFFFF).float() / 2**24  # 24 bits: all that a float32 holds exactly
 
 
 class Popularity:
     def __init__(self, task: Task) -> None:
-        self.popularity = task.catalogue.popularity
+        self.popularity = task.catalogue.popularity.to(task.device)
 
     def score(self, state: StateBatch, candidates: Candidates) -> Tensor:
         return self.popularity[candidates.items]
@@ -137,16 +138,3 @@ def _granted(value: T | None, agent: str, field: str) -> T:
             f"({agent} declares it in its config's `privileges`)."
         )
     return value
-
-
-def _mix(values: Tensor) -> Tensor:
-    """The finaliser of splitmix64 on int64, which wraps as uint64 does."""
-    values = values - 0x61C8864680B583EB  # the golden gamma, + 0x9E3779B97F4A7C15 modulo 2^64
-    values = (values ^ _shift_right(values, 30)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
-    values = (values ^ _shift_right(values, 27)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
-    return values ^ _shift_right(values, 31)
-
-
-def _shift_right(values: Tensor, bits: int) -> Tensor:
-    """A logical shift: ``>>`` on int64 would copy the sign bit."""
-    return (values >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,7 +1,9 @@
 """``python -m pipeline``: what the Makefile calls. Dagster is imported only where it runs."""
 
 import argparse
+import atexit
 import logging
+import os
 import sys
 import time
 
@@ -14,6 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pipeline").setLevel(logging.INFO)
     options = _parser().parse_args(arguments)
+    # DuckDB 2.0's bindings report "leaks" when the interpreter ends, after all that we have to say.
+    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno()))
     try:
         options.run(options)
     except HindsightError as error:
@@ -23,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m pipeline", description="Hindsight. EXPERIMENT and RAW choose the experiment.")
+    about = "Hindsight. The environment variables EXPERIMENT and RAW choose the experiment and its raw files."
+    parser = argparse.ArgumentParser("python -m pipeline", description=about)
     commands = parser.add_subparsers(required=True)
     for function, text in (
         (demo, "materialize what is stale of the experiment, then show the leaderboard"),

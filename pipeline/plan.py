@@ -27,6 +27,8 @@ from pipeline.warehouse import read_table
 
 DAY = timedelta(days=1)
 NONE = timedelta(0)
+BESIDE = {"simulator_quality": "simulator", "training_log": "agents", "unsupported": "leaderboard"}  # table → its home
+PRODUCTION = "logging"  # the ranker that made the storefront's log: a row of the roll-outs without being an agent
 LIBRARIES = ("duckdb", "numpy", "pandas", "pyarrow", "scikit-learn", "torch", "d3rlpy", "dagster")
 
 
@@ -44,7 +46,7 @@ class Step:
 
 
 def _reads(*tables: str, before: timedelta = NONE, after: timedelta = NONE) -> dict[str, tuple[timedelta, timedelta]]:
-    return {table: (before, after) for table in tables}
+    return dict.fromkeys(tables, (before, after))
 
 
 def _shape(experiment: Experiment) -> Any:
@@ -65,7 +67,7 @@ STEPS = {
              "pipeline.ingest", _reads("manifest"), kind="time"),
         Step("ingest_counts", "logs", "Rows in, events, duplicates and rejects of every raw file.",
              "pipeline.ingest", _reads("manifest", "events", "rejects")),
-        Step("entities", "logs", "What the log itself says of its items and users: titles, categories, prices, features.",
+        Step("entities", "logs", "What the log says of its items and users: titles, categories, prices, features.",
              "pipeline.entities", _reads("manifest")),
         Step("impressions", "sessions", "Shown items with what came of each, by session, page and slot.",
              "pipeline.sessions", _reads("events", before=2 * DAY, after=2 * DAY), kind="time",
@@ -83,19 +85,20 @@ STEPS = {
              "pipeline.features", _reads("impressions", "events", before=8 * DAY, after=DAY), kind="time"),
         Step("item_embeddings", "features", "SVD of the shifted PPMI matrix over training sessions.",
              "pipeline.embeddings", _reads("impressions", "sessions", "splits", "items"), lambda e: e.embeddings),
-        Step("trajectories", "trajectories", "Page transitions of the training window, each with its original and its hindsight goal.",
+        Step("trajectories", "trajectories", "Page transitions of the training window, with their goals.",
              "pipeline.trajectories",
              _reads("impressions", "sessions", "splits", "items", "users", "item_embeddings"),
              lambda e: (_shape(e), e.hindsight)),
-        Step("candidates", "trajectories", "Validation and test sessions: the state at their start and the items to rank.",
+        Step("candidates", "trajectories", "Validation and test sessions: the state at their start, the items to rank.",
              "pipeline.trajectories",
              _reads("impressions", "sessions", "splits", "items", "users"), _shape),
-        Step("simulator", "simulators", "The user model, fitted on the training window, with its quality on validation.",
+        Step("simulator", "simulators", "The user model, fitted on the training window, judged on validation.",
              "pipeline.simulation", _reads("impressions", "sessions", "splits", *_WORLD),
              lambda e: (e.simulator, e.budgets().simulator_steps, _shape(e), e.device)),
         Step("agents", "agents", "Trained weights of every seed, and the training log.",
              "pipeline.training", _reads("candidates", *_WORLD), kind="agent",
-             settings=lambda e: (e.budgets().model_dump(exclude={"bootstrap", "simulator_steps"}), e.seeds, e.device, _shape(e))),
+             settings=lambda e: (e.budgets().model_dump(exclude={"bootstrap", "simulator_steps"}), e.seeds, e.device,
+                                 _shape(e))),
         Step("rankings", "evaluation", "Leg 1: every candidate of every test session as each agent and seed ranks it.",
              "pipeline.evaluation.run", _reads("agents", "candidates", *_WORLD), kind="agent", settings=_shape),
         Step("rerank", "evaluation", "Leg 1: the metrics of every test session under each agent and seed.",
@@ -109,8 +112,7 @@ STEPS = {
              "pipeline.evaluation.run", _reads("rerank", "rollout", "ope"),
              lambda e: (e.reference, e.budgets().bootstrap)),
         Step("results", "reports", "results.duckdb: every table and result, to be queried with SQL.",
-             "pipeline.products", _reads(*[t for t in SCHEMAS if t not in {"simulator_quality", "training_log", "unsupported"}],
-                                        "simulator", "agents")),
+             "pipeline.products", _reads(*(table for table in SCHEMAS if table not in BESIDE), *BESIDE.values())),
         Step("report", "reports", "The HTML report: one self-contained file.", "pipeline.products", _reads("results"),
              lambda e: (e.name, e.description)),
     )
@@ -184,21 +186,22 @@ class Plan:
         kind = STEPS[table].kind
         if kind == "whole":
             return [WHOLE]
-        return [p.key for p in self.partitions] if kind == "time" else sorted(self.experiment.agents)
+        if kind == "time":
+            return [p.key for p in self.partitions]
+        logging = [PRODUCTION] if table == "rollout" and self.experiment.source.kind == "storefront" else []
+        return sorted([*self.experiment.agents, *logging])
 
     def read_parts(self, table: str, parts: Iterable[str], source: str) -> list[str]:
         """The parts of the input ``source`` that ``parts`` of ``table`` are made from."""
         kinds = (STEPS[table].kind, STEPS[source].kind)
         if kinds == ("agent", "agent"):
-            return sorted(parts)
+            return sorted(set(parts) & set(self.parts(source)))
         if kinds != ("time", "time"):
             return self.parts(source)
         before, after = STEPS[table].inputs[source]
         wanted = [p for p in self.partitions if p.key in set(parts)]
         return [
-            q.key
-            for q in self.partitions
-            if any(q.start < p.end + after and q.end > p.start - before for p in wanted)
+            q.key for q in self.partitions if any(q.start < p.end + after and q.end > p.start - before for p in wanted)
         ]
 
     def fingerprint(self, table: str, part: str = WHOLE) -> str:
@@ -222,7 +225,7 @@ class Plan:
             inputs = {path: folder.name for path, folder in self.staged(part).items()}
         settings: list[Any] = [_plain(step.settings(self.experiment))]
         modules = [step.module]
-        if step.kind == "agent":
+        if part in self.experiment.agents:
             settings.append(self.experiment.agents[part])
             modules.append(self.agent_class(part).split(":")[0])
         if table == "simulator":
@@ -267,9 +270,7 @@ class Plan:
         found = {table: self.stale(table) for table in STEPS}
         return {table: parts for table, parts in found.items() if parts}
 
-    def make(
-        self, tables: tuple[str, ...], parts: Iterable[str], build: Callable[[Job], None]
-    ) -> dict[str, list[str]]:
+    def make(self, tables: tuple[str, ...], parts: Iterable[str], build: Callable[[Job], None]) -> dict[str, list[str]]:
         """Build the stale ones of ``parts`` of tables that are made together; returns the parts made, by table."""
         stale = sorted({part for table in tables for part in self.stale(table, parts)})
         if not stale:
@@ -280,7 +281,7 @@ class Plan:
                 recipes = {part: self.recipe(table, part) for part in stale}
                 aside[table] = stack.enter_context(self.store.publish(table, recipes))
             build(Job(self, stale, aside))
-        return {table: stale for table in tables}
+        return dict.fromkeys(tables, stale)
 
 
 def row_count(files: Iterable[Path]) -> int:

@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from pipeline.plan import Plan
+from pipeline.plan import BESIDE, Plan
 from pipeline.report.html import write_report
 from pipeline.report.tables import terminal_table
 from pipeline.results import build_results, read, rebuild_views
 from pipeline.schemas import SCHEMAS
 from pipeline.storage import Store
-
-BESIDE = {"simulator_quality": "simulator", "training_log": "agents", "unsupported": "leaderboard"}  # table → its home
 
 
 def publish_results(plan: Plan) -> Path:

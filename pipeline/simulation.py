@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -21,13 +22,13 @@ from pipeline.task import load_task
 from pipeline.trajectories import pad_left, page_states, ragged
 from pipeline.warehouse import connect, read_table, run_sql, write_parquet
 
-BATCH = 64  # sessions of a gradient step
+BATCH = 32  # sessions of a gradient step
 MAX_ITEMS = 200  # shown items of a session that are kept: longer ones are cut there and do not count as left
 EVALUATED = 2_000  # validation sessions at most
 
 
 def fit_simulator(inputs: dict[str, list[Path]], experiment: Experiment, out: Path) -> dict[str, dict[str, float]]:
-    """Fit the experiment's simulator; write weights, settings and ``simulator_quality`` to ``out``; returns the quality.
+    """Fit the experiment's simulator; write weights, settings and ``simulator_quality`` to ``out``; return the latter.
 
     Raises DataError when a split shows nothing to anybody.
     """
@@ -60,7 +61,10 @@ def sampled(sessions: SessionBatch, size: int, seed: int) -> Callable[[int], Ses
 
     def batch(step: int) -> SessionBatch:
         rows = np.random.default_rng((seed, step)).integers(0, len(sessions), size)
-        return sessions[torch.from_numpy(rows)]
+        found = sessions[torch.from_numpy(rows)]
+        width = int((found.feedback > 0).sum(dim=1).max())  # what pads all of them costs time and teaches nothing
+        columns = {name: getattr(found, name)[:, :width] for name in ("items", "feedback", "page_end")}
+        return replace(found, **columns)
 
     return batch
 
@@ -95,7 +99,8 @@ def check_quality(file: Path) -> list[str]:
     rows = read_table([file], "simulator_quality").to_pylist()
     value = {(row["head"], row["metric"]): row["value"] for row in rows}
     return [
-        f"The head {head} has a log-loss of {value[head, 'log_loss']:.4f}, the base rate {value[head, 'base_rate_log_loss']:.4f}."
+        f"The head {head} has a log-loss of {value[head, 'log_loss']:.4f}, "
+        f"no better than the base rate's {value[head, 'base_rate_log_loss']:.4f}."
         for head in sorted({head for head, _ in value})
         if value[head, "log_loss"] >= value[head, "base_rate_log_loss"]
     ]

@@ -47,7 +47,7 @@ def file_hash(path: Path) -> str:
 
 @cache
 def code_fingerprint(module: str) -> str:
-    """A hash of a module, of the project's modules that it imports (found with ``ast``), and of the SQL that they name."""
+    """A hash of a module, the project's modules that it imports (found with ``ast``), and the SQL that they name."""
     return fingerprint({str(path.relative_to(PROJECT)): file_hash(path) for path in sorted(_code_files(module))})
 
 
@@ -177,7 +177,7 @@ class Store:
         except FileNotFoundError:
             return {}
         except ValueError:
-            raise StorageError(f"{path} is not valid JSON. Delete the folder {path.parent}; it is made again.") from None
+            raise StorageError(f"{path} is no valid JSON. Delete the folder {path.parent}: it is made again.") from None
         return manifest
 
     def _version(self, table: str, part: str, name: str) -> Version:

@@ -39,7 +39,7 @@ def load_task(inputs: Mapping[str, list[Path]], experiment: Experiment) -> Task:
 
 def _catalogue(inputs: Mapping[str, list[Path]]) -> Catalogue:
     items = read_table(inputs["items"], "items")
-    known = items.filter(pa.compute.greater(items["item"], 0)).sort_by("item")  # type: ignore[attr-defined]
+    known = items.filter(pa.compute.greater(items["item"], 0)).sort_by("item")
     features, widths = ragged(known["features"])
     width = int(widths[0]) if len(widths) else 0
 

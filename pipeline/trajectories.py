@@ -78,7 +78,8 @@ def embedding_matrix(files: Sequence[Path]) -> Array:
 
 def feedback_codes() -> pa.Table:
     """The table ``codes`` of the SQL: the name and the number of each feedback."""
-    return pa.table({"name": [c.name.lower() for c in Feedback], "code": pa.array([int(c) for c in Feedback], pa.int8())})
+    codes = pa.array([int(code) for code in Feedback], pa.int8())
+    return pa.table({"name": [code.name.lower() for code in Feedback], "code": codes})
 
 
 def page_states(con: duckdb.DuckDBPyConnection, experiment: Experiment) -> None:
@@ -96,10 +97,8 @@ def _bucket(con: duckdb.DuckDBPyConnection, bucket: int, buckets: int) -> pa.Tab
     return con.sql(query, params={"n": buckets, "b": bucket}).to_arrow_table()
 
 
-def _columns(
-    logged: pa.Table, experiment: Experiment, reduced: Array
-) -> tuple[dict[str, Array], hindsight.Pages]:
-    """The columns that both relabels share, as padded arrays with R rows, and the sessions as hindsight.py wants them."""
+def _columns(logged: pa.Table, experiment: Experiment, reduced: Array) -> tuple[dict[str, Array], hindsight.Pages]:
+    """The columns that both relabels share, as padded arrays of R rows; the sessions as hindsight.py wants them."""
     slots, positives, pages = experiment.sessions.page_size, experiment.history.positives, experiment.history.pages
     step = logged["step"].to_numpy()
     placed = {name: _place(logged, name, slots) for name in ("action", "feedback", "rewards", "propensities")}
@@ -206,7 +205,8 @@ def _earlier(pages: Array, step: Array, count: int) -> Array:
 
 def _page_propensity(propensities: Array, feedback: Array) -> Array:
     """Product over the shown slots, [R]; NaN where one was not logged."""
-    return np.where(feedback > 0, propensities, 1.0).prod(axis=1)
+    product: Array = np.where(feedback > 0, propensities, 1.0).prod(axis=1)
+    return product
 
 
 @dataclass(frozen=True)

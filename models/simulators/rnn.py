@@ -5,12 +5,12 @@ P(click on i) = σ(MLP([h_t; e(i)])),              P(exit after i_t) = σ(MLP([h
 P(kind of feedback | click on i) = softmax(MLP([h_t; e(i)]))
 
 Paper: Wang et al., "RL with a Disentangled Universal Value Function for Item Recommendation", AAAI 2021, which names a
-recurrent user model with click and exit outputs and a GRU of 256; the wiring is ours. Deviations: the exit label lies on
-the last item of a page only, because users leave between pages, not between slots; a bit tells the GRU where a page
+recurrent user model with click and exit outputs and a GRU of 256; the wiring is ours. Deviations: the exit label lies
+on the last item of a page only, because users leave between pages, not between slots; a bit tells the GRU where a page
 ended, because attention falls along a page; a third head says which positive feedback a click became, so that
 purchases can be rolled out; the mean of the items clicked before the session enters h_0; the learning rate falls
-linearly to zero, and gradients are clipped at norm 1. The exit head is an MLP, because a linear one cannot tell "no click
-on the whole page" from [h_t; y_t] (calibration error 0.034 against 0.014 on the user of this file's test).
+linearly to zero, and gradients are clipped at norm 1. The exit head is an MLP, because a linear one is a poor judge of
+"no click on the whole page" (calibration error 0.034 against 0.014 on the user of the test of this file).
 """
 
 from __future__ import annotations

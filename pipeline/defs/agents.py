@@ -16,7 +16,9 @@ def agent_asset(name: str) -> dg.AssetsDefinition:
     target = str(EXPERIMENT.agents[name].get("class") or AGENTS[name])
     code = fingerprint(code_fingerprint("pipeline.training"), code_fingerprint(target.split(":")[0]))
 
-    @step_asset(spec("agents", key=agent_key(name), code_version=code, description=f"{name} ({target}): weights of every seed."))
+    about = f"{name} ({target}): weights of every seed."
+
+    @step_asset(spec("agents", key=agent_key(name), code_version=code, description=about))
     def agent(context: dg.AssetExecutionContext):
         def build(job):
             from pipeline.training import train_agent
@@ -26,7 +28,7 @@ def agent_asset(name: str) -> dg.AssetsDefinition:
             for done in train_agent(name, target, job.experiment, inputs, work, job.folder("agents", name)):
                 if done.steps:
                     context.log.info(
-                        f"  seed {done.seed}: {done.steps} steps in {done.seconds:.0f} s, stopped by {done.stopped_by}, "
+                        f"  seed {done.seed}: {done.steps} steps in {done.seconds:.0f} s, ended by {done.stopped_by}; "
                         f"best validation NDCG {done.validation:.4f} at step {done.best_step}"
                     )
             shutil.rmtree(work.parent, ignore_errors=True)

@@ -104,7 +104,7 @@ def publish(
     parts: Iterable[str] | None = None,
     describe: Callable[[Plan], dict[str, Any]] | None = None,
 ) -> Iterator[dg.MaterializeResult]:
-    """Build what is stale of the tables' parts and report every table with its metadata. Nothing stale costs nothing."""
+    """Build what is stale of the tables' parts; report every table with its metadata. Nothing stale costs nothing."""
     plan = Plan(EXPERIMENT)
     timed = STEPS[tables[0]].kind == "time"
     if timed:

@@ -18,7 +18,8 @@ def range_tags(stale: dict[str, list[str]]) -> dict[str, str]:
     from pipeline.plan import STEPS
 
     keys = [p.key for p in partitions_of(EXPERIMENT.partitions)]
-    parts = keys if "manifest" in stale else sorted({p for t, ps in stale.items() if STEPS[t].kind == "time" for p in ps})
+    timed = {part for table, parts in stale.items() if STEPS[table].kind == "time" for part in parts}
+    parts = keys if "manifest" in stale else sorted(timed)
     first, last = (parts[0], parts[-1]) if parts else (keys[-1], keys[-1])
     return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
 

@@ -10,7 +10,8 @@ class _OwnLines(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         meta = getattr(record, "dagster_meta", None) or {}
-        skipped = str(meta.get("orig_message", "")).startswith("Dependencies for step")  # one line a step after a failure
+        # After a failure Dagster says this of every step that comes later.
+        skipped = str(meta.get("orig_message", "")).startswith("Dependencies for step")
         return record.levelno >= logging.INFO and not meta.get("dagster_event") and not skipped
 
 
@@ -20,7 +21,7 @@ class _Message(logging.Formatter):
         return f"  {meta.get('orig_message') or record.getMessage()}"
 
 
-@dg.logger(description="One plain line a message.")
+@dg.logger(config_schema={}, description="One plain line a message.")
 def plain(context: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.Logger("hindsight-console")
     handler = logging.StreamHandler()

@@ -16,7 +16,8 @@ def events_metadata(plan: Plan) -> dict[str, Any]:
 
     periods = {part: row_count(plan.store.files("events", [part])) for part in plan.store.parts("events")}
     none = [float("nan")] * len(periods)
-    return {"by_period": dg.MetadataValue.md(bars(list(periods), list(periods.values()), none, none, "Events", "events"))}
+    plot = bars(list(periods), list(periods.values()), none, none, "Events by period", "events")
+    return {"by_period": dg.MetadataValue.md(plot)}
 
 
 def sessions_metadata(plan: Plan) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from pipeline.evaluation.leaderboard import leaderboard
 from pipeline.evaluation.rerank import MODES, ranking_table, rerank, session_table
 from pipeline.evaluation.sessions import iter_sessions
 from pipeline.experiment import PROJECT, Experiment, StorefrontSource
-from pipeline.plan import Job, library_versions
+from pipeline.plan import PRODUCTION, Job, library_versions
 from pipeline.schemas import SCHEMAS
 from pipeline.storage import fingerprint
 from pipeline.task import TASK_TABLES, load_task
@@ -26,13 +27,16 @@ from pipeline.training import in_processes
 from pipeline.trajectories import feedback_codes, pad_left, ragged
 from pipeline.warehouse import connect, read_table, run_sql, write_parquet
 
+if TYPE_CHECKING:
+    from pipeline.evaluation.truth import Values
+
 
 @dataclass(frozen=True)
 class AgentRun:
     """One agent to evaluate, all of its seeds: what a worker process needs."""
 
     name: str
-    folder: Path  # the published agent
+    folder: Path | None  # the published agent; None for the ranker that made the log
     experiment: Experiment
     inputs: dict[str, list[Path]]
     outs: dict[str, Path]  # table → Parquet file to write
@@ -85,7 +89,7 @@ def _runs(job: Job, tables: tuple[str, ...], inputs: tuple[str, ...]) -> list[Ag
     return [
         AgentRun(
             name=name,
-            folder=store.require("agents", name).folder,
+            folder=None if name == PRODUCTION else store.require("agents", name).folder,
             experiment=job.experiment,
             inputs=files,
             outs={table: job.out(table, name) for table in tables},
@@ -96,6 +100,8 @@ def _runs(job: Job, tables: tuple[str, ...], inputs: tuple[str, ...]) -> list[Ag
 
 
 def _seed_folders(run: AgentRun) -> list[Path]:
+    if run.folder is None:
+        return []
     return sorted(run.folder.glob("seed-*"), key=lambda folder: int(folder.name.removeprefix("seed-")))
 
 
@@ -126,28 +132,28 @@ def _true_values(run: AgentRun) -> Iterator[pa.RecordBatch]:
     source = run.experiment.source
     if not isinstance(source, StorefrontSource):
         return
-    from pipeline.evaluation.truth import true_value
+    from pipeline.evaluation.truth import logging_value, true_value
     from pipeline.sources.storefront import load_truth
 
     task = load_task(run.inputs, run.experiment)
     shop, population = load_truth(source, run.raw)
     users, start = _next_session(run, task)
     vocabulary = _vocabulary(run, shop.config.n_items)
+    # Every ranker and seed meets the same luck: the generators' seed is the experiment's, not the agent's.
+    luck = run.experiment.seeds[0]
+    if run.folder is None:
+        yield _rollout_rows(run.name, luck, users, logging_value(shop, population, luck))
     for folder in _seed_folders(run):
         agent, config, seed = load_agent(folder, task)
-        if "rollout" not in config.legs:
-            continue
-        # Every agent and seed meets the same luck: the generators' seed is the experiment's, not the agent's.
-        values = true_value(agent, config, task, shop, population, start, users, vocabulary, run.experiment.seeds[0])
-        columns = {"simulator": "truth", "agent": run.name, "seed": seed}
-        yield pa.RecordBatch.from_pydict(
-            {
-                **{name: [value] * len(users) for name, value in columns.items()},
-                "user_key": users.numpy(),
-                **values,
-            },
-            schema=SCHEMAS["rollout"],
-        )
+        if "rollout" in config.legs:
+            values = true_value(agent, config, task, shop, population, start, users, vocabulary, luck)
+            yield _rollout_rows(run.name, seed, users, values)
+
+
+def _rollout_rows(agent: str, seed: int, users: torch.Tensor, values: "Values") -> pa.RecordBatch:
+    labels: dict[str, Any] = {"simulator": "truth", "agent": agent, "seed": seed}
+    columns = {name: [value] * len(users) for name, value in labels.items()}
+    return pa.RecordBatch.from_pydict({**columns, "user_key": users.numpy(), **values}, schema=SCHEMAS["rollout"])
 
 
 def _vocabulary(run: AgentRun, n_items: int) -> torch.Tensor:

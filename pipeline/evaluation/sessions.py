@@ -19,6 +19,7 @@ from torch import Tensor
 
 from models.base import StateBatch, Task, _TensorBatch
 from models.feedback import FIRST_POSITIVE
+from models.hashing import mix64
 from pipeline.errors import DataError
 from pipeline.experiment import History
 from pipeline.warehouse import connect
@@ -104,26 +105,6 @@ def iter_sessions(
         for batch in relation.to_arrow_reader(chunk):
             for start in range(0, len(batch), chunk):
                 yield _sessions(batch.slice(start, chunk), task, history)
-
-
-def mix64(a: Tensor, b: Tensor) -> Tensor:
-    """A fixed 64-bit hash of two int64 tensors that broadcast: splitmix64(splitmix64(a) xor b), as int64.
-
-    splitmix64 is Steele, Lea and Flood's finaliser (OOPSLA 2014) after one golden-ratio increment.
-    """
-    return _splitmix64(_splitmix64(a) ^ b)
-
-
-def _splitmix64(z: Tensor) -> Tensor:
-    z = z - 0x61C8864680B583EB  # + 0x9E3779B97F4A7C15 modulo 2^64: int64 arithmetic wraps
-    z = (z ^ _shift(z, 30)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9
-    z = (z ^ _shift(z, 27)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
-    return z ^ _shift(z, 31)
-
-
-def _shift(z: Tensor, bits: int) -> Tensor:
-    """A logical shift to the right; that of int64 tensors copies the sign."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
 @contextmanager

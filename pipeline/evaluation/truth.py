@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from models.base import Agent, AgentConfig, Candidates, StateBatch, Task, _TensorBatch, rank_page
+from models.hashing import mix64
 from models.simulators.storefront import Shoppers, ShopState, Storefront, seeded
 from models.simulators.storefront_policies import draw_buckets, production_page
 from pipeline.errors import ConfigError, ModelError
-from pipeline.evaluation.sessions import mix64
 from pipeline.schemas import ROLLOUT_METRICS
 
 CHUNK = 4096  # users at a time: bounds memory; random numbers are drawn for a whole chunk
-LOGGING = "logging"  # the agent's name of the production ranker in the rollout table
 
 Values = dict[str, NDArray[np.float64]]  # one value a user for each of ROLLOUT_METRICS
 

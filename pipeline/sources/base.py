@@ -52,7 +52,7 @@ class Source(Protocol):
         ...
 
     def items(self, con: DuckDBPyConnection, files: Sequence[RawFile]) -> DuckDBPyRelation:
-        """item_id, title, category, brand, price, features (float[]): one row an item; no rows where the log has none."""
+        """item_id, title, category, brand, price, features (float[]): one row an item, none where the log has none."""
         ...
 
     def users(self, con: DuckDBPyConnection, files: Sequence[RawFile]) -> DuckDBPyRelation:

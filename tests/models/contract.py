@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -17,12 +18,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from models import AGENTS
-from models.base import Agent, AgentConfig, Candidates, StateBatch, Task, TransitionBatch
+from models.base import Agent, AgentConfig, Candidates, StateBatch, Task, TransitionBatch, _TensorBatch
 from models.base import rank_page as page_of
 from models.feedback import Feedback
-from models.simulators.storefront import Storefront, StorefrontConfig, seeded
+from models.simulators.storefront import ShopState, Storefront, StorefrontConfig, seeded
 from pipeline.errors import HindsightError, ModelError
-from pipeline.evaluation.truth import ShopView
 from tests.models.builders import empty_state, make_candidates, make_state, make_task, make_transitions, where
 
 BATCH, POOL = 6, 30
@@ -54,6 +54,15 @@ class Subject:
         )
 
 
+@dataclass(frozen=True)
+class Truth(_TensorBatch):
+    """What an oracle is shown of the storefront: pipeline.evaluation.truth.ShopView without the rest of that module."""
+
+    shop: Storefront
+    state: ShopState
+    shop_items: Tensor  # [B, K] numbers of the candidates in the shop
+
+
 def subject(name: str, settings: dict[str, Any]) -> Subject:
     module, config = AGENTS[name].split(":")
     return Subject(name, getattr(import_module(module), config)(**settings), make_task())
@@ -66,7 +75,7 @@ def true_candidates() -> Candidates:
     state = shop.start_session(shop.population(BATCH, random), random)
     items = shop.recall(state, random)
     every = torch.ones_like(items, dtype=torch.bool)
-    return Candidates(items + 1, every, make_candidates(BATCH, make_task()).tie, truth=ShopView(shop, state, items))
+    return Candidates(items + 1, every, make_candidates(BATCH, make_task()).tie, truth=Truth(shop, state, items))
 
 
 # ---- every agent
@@ -190,12 +199,14 @@ def its_update_gives_finite_losses_and_lowers_the_first_on_a_repeated_batch(subj
     assert late < early, f"{first}: {early} → {late}"
 
 
-def its_weights_rank_the_same_after_a_journey_through_a_file(subject: Subject, folder: Path) -> None:
+def its_weights_rank_the_same_after_a_journey_through_a_file(subject: Subject) -> None:
     state, candidates = subject.inputs()
     agent, other = _trained(subject, 3), subject.build(seed=13)
-    save_file({name: value.contiguous() for name, value in agent.state_dict().items()}, folder / "weights.safetensors")
     assert not torch.equal(agent.score(state, candidates), other.score(state, candidates))
-    other.load_state_dict(load_file(folder / "weights.safetensors"))
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.safetensors"
+        save_file(agent.state_dict(), file)
+        other.load_state_dict(load_file(file))
     assert torch.equal(agent.score(state, candidates), other.score(state, candidates))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,8 +47,8 @@ def test_every_agent(claim: Any, subject: Subject) -> None:
 
 @pytest.mark.parametrize("claim", contract.LEARNERS, ids=_id)
 @pytest.mark.parametrize("name", LEARNERS)
-def test_every_learner(claim: Any, subject: Subject, tmp_path: Path) -> None:
-    claim(subject, tmp_path) if "file" in claim.__name__ else claim(subject)
+def test_every_learner(claim: Any, subject: Subject) -> None:
+    claim(subject)
 
 
 @pytest.mark.parametrize("name", [name for name in LEARNERS if name not in GOAL_CONDITIONED])

@@ -131,7 +131,7 @@ def test_actions_lie_in_the_unit_cube_and_unknown_items_at_its_centre() -> None:
 
 
 def trajectories() -> tuple[TransitionBatch, Tensor, list[list[int]]]:
-    """Sessions of 3, 1 and 2 original rows (the last one capped), with hindsight rows between; original rows of each."""
+    """Sessions of 3, 1 and 2 original rows (the last one capped) among hindsight rows; the original ones of each."""
     batch = make_transitions(9, TASK)
     sessions = torch.tensor([4, 4, 4, 4, 7, 7, 2, 2, 2])
     hindsight = torch.tensor([0, 1, 0, 0, 0, 1, 0, 0, 1]).bool()

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from models.base import AgentConfig, Candidates, StateBatch, rank_page
+from models.hashing import mix64
 from pipeline.errors import ConfigError, DataError, ModelError
 from pipeline.evaluation import rerank as module
 from pipeline.evaluation.rerank import MODES, Mode, Ranked, ranking_table, rerank, session_table, validation_score
-from pipeline.evaluation.sessions import CandidateSessions, load_sessions, mix64
+from pipeline.evaluation.sessions import CandidateSessions, load_sessions
 from pipeline.experiment import History
 from pipeline.schemas import RERANK_METRICS, SCHEMAS
 from tests.models.builders import make_task

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from models.base import Task
+from models.hashing import mix64
 from pipeline.errors import DataError
-from pipeline.evaluation.sessions import CandidateSessions, iter_sessions, load_sessions, mix64
+from pipeline.evaluation.sessions import CandidateSessions, iter_sessions, load_sessions
 from pipeline.experiment import History
 from tests.models.builders import make_task
 from tests.pipeline.evaluation.builders import Row, make_rows, write
