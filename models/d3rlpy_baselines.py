@@ -9,7 +9,7 @@ A candidate i is scored by where the policy points or by what the critic says of
 Papers: TD3+BC, Fujimoto & Gu 2021, eq. 5; IQL, Kostrikov et al. 2022, section 4; CQL, Kumar et al. 2020, eq. 4. Losses,
 networks and defaults are d3rlpy's (2.8). Deviations from it: none in a loss; our loop samples the pages, so
 ``batch_size`` is the experiment's; the next state is encoded from ``state.advance``, so a session cut by the length cap
-still bootstraps; CQL draws 3 action samples instead of 10, a third of its cost, and its conservative weight is 0.1
+still bootstraps; CQL draws 3 action samples instead of 10, a third of its cost, and its conservative weight is 0.01
 instead of 5, which drowns rewards of this size.
 
 The defaults were measured on a shop like the storefront (20,000 logged pages, 300 steps of 128 pages; NDCG@10 with
@@ -18,8 +18,9 @@ rewards on held-out sessions, where random reaches 0.195 and the items' reward r
     IQL     action slate_mean  actor 0.293  critic 0.327        CQL  conservative weight 5    actor 0.229  critic 0.172
             action item        actor 0.294  critic 0.336             conservative weight 1    actor 0.230  critic 0.200
             4 items a page     actor 0.295  critic 0.344             conservative weight 0.1  actor 0.284  critic 0.329
-    TD3+BC  action slate_mean  actor 0.279  critic 0.320        BC   action slate_mean  0.285
-            4 items a page     actor 0.288  critic 0.343             action item        0.289
+    TD3+BC  action slate_mean  actor 0.279  critic 0.320             conservative weight 0.01 actor 0.230  critic 0.337
+            4 items a page     actor 0.288  critic 0.343        BC   action slate_mean        actor 0.285
+                                                                     action item              actor 0.289
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class CQLConfig(_ActorCriticConfig):
 
     items_per_page: int = Field(1, ge=1)  # as above; fewer, because a step of CQL costs three of IQL's
     actor_learning_rate: float = Field(1e-4, gt=0)
-    conservative_weight: float = Field(0.1, ge=0)  # of the gap between proposed and logged actions' values
+    conservative_weight: float = Field(0.01, ge=0)  # of the gap between proposed and logged actions' values
     alpha_threshold: float = 10.0  # of the conservative gap, above which its multiplier grows
     action_samples: int = Field(3, ge=1)  # of each of the three proposals of the log-sum-exp
 

@@ -48,8 +48,16 @@ class Partitions(Strict):
     """Dagster's partitions and the files at rest."""
 
     grain: Literal["day", "month", "year"] = "day"
-    start: date
+    start: date  # of the first period
     end: date  # exclusive
+
+    @model_validator(mode="after")
+    def _aligned(self) -> "Partitions":
+        if self.end <= self.start:
+            raise ValueError(f"partitions.end must come after its start, got {self.start} to {self.end}")
+        if (self.grain != "day" and self.start.day != 1) or (self.grain == "year" and self.start.month != 1):
+            raise ValueError(f"partitions.start: {self.start} starts in the middle of a {self.grain}; take its first day")
+        return self
 
 
 class Sessions(Strict):
@@ -123,7 +131,7 @@ class Budget(Strict):
 
 
 PROFILES = {
-    "demo": Budget(gradient_steps=300, batch_size=128, max_seconds=90, validate_every=100, validation_sessions=300,
+    "demo": Budget(gradient_steps=300, batch_size=128, max_seconds=300, validate_every=100, validation_sessions=300,
                    patience=3, simulator_steps=200, bootstrap=1000),
     "standard": Budget(gradient_steps=5_000, batch_size=256, max_seconds=3_600, validate_every=500,
                        validation_sessions=2_000, patience=4, simulator_steps=3_000, bootstrap=10_000),

@@ -64,14 +64,14 @@ def transition_batch(table: pa.Table, task: Task) -> TransitionBatch:
     rows, slots = len(table), task.page_size
     dims = len(task.measurement_names)
 
-    def lists(name: str, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
-        return torch.from_numpy(ragged(table[name])[0].reshape(rows, *shape)).to(dtype)
+    def lists(name: str, *shape: int, kind: type = np.int64) -> Tensor:
+        return torch.from_numpy(ragged(table[name])[0].reshape(rows, *shape).astype(kind))
 
     def flags(name: str) -> Tensor:
         return torch.from_numpy(table[name].to_numpy().copy())
 
     state = StateBatch(
-        user_features=lists("user_features", task.user_width, dtype=torch.float32),
+        user_features=lists("user_features", task.user_width, kind=np.float32),
         initial_items=lists("initial_items", -1),
         initial_feedback=lists("initial_feedback", -1),
         history_items=lists("history_items", -1),
@@ -85,13 +85,13 @@ def transition_batch(table: pa.Table, task: Task) -> TransitionBatch:
         state=state,
         items=lists("action", slots),
         feedback=lists("feedback", slots),
-        rewards=lists("rewards", slots, dtype=torch.float32),
-        measurement=lists("measurement", slots, dims, dtype=torch.float32),
-        goal=lists("goal", slots, dims, dtype=torch.float32),
+        rewards=lists("rewards", slots, kind=np.float32),
+        measurement=lists("measurement", slots, dims, kind=np.float32),
+        goal=lists("goal", slots, dims, kind=np.float32),
         hindsight=torch.from_numpy(table["relabel"].to_numpy() == "hindsight"),
         terminated=flags("terminated"),
         truncated=flags("truncated"),
-        propensity=lists("propensities", slots, dtype=torch.float32),
+        propensity=lists("propensities", slots, kind=np.float32),
     ).to(task.device)
 
 

@@ -1,0 +1,243 @@
+"""What a newcomer does: one command from nothing to a report, and again when nothing has changed."""
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from models import AGENTS
+from pipeline.errors import HindsightError
+from pipeline.experiment import Experiment
+from pipeline.plan import PRODUCTION, STEPS, Plan
+from pipeline.results import query
+from pipeline.warehouse import read_table
+from tests.conftest import TINY, Run, command, write_experiment
+
+
+def test_one_command_makes_everything_and_says_where_it_lies(tiny: Run) -> None:
+    assert str(tiny.plan.report) in tiny.first.stdout
+    assert str(tiny.plan.results) in tiny.first.stdout
+    assert "goalrec_off" in tiny.first.stdout
+    assert tiny.plan.stale_tables() == {}
+    assert tiny.plan.report.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_a_terminal_sees_neither_stack_traces_nor_the_notices_of_libraries(tiny: Run) -> None:
+    shown = tiny.first.stdout + tiny.first.stderr
+    for noise in ("Traceback", "Gym has been unmaintained", "Warning", "leaked", "DEBUG"):
+        assert noise not in shown
+
+
+def runs(tiny: Run) -> int:
+    """Runs that Dagster has on record."""
+    with sqlite3.connect(tiny.folder / "dagster" / "history" / "runs.db") as con:
+        return int(con.execute("select count(*) from runs").fetchone()[0])
+
+
+def test_a_second_run_finds_everything_fresh_and_launches_nothing(tiny: Run) -> None:
+    before = runs(tiny)
+    started = time.monotonic()
+    again = tiny.command("demo")
+    assert again.returncode == 0, again.stderr
+    assert "no run was launched" in again.stdout
+    assert (runs(tiny), before) == (1, 1)
+    assert time.monotonic() - started < 30
+
+
+def test_every_agent_is_on_the_leaderboard_in_every_leg_that_it_has(tiny: Run) -> None:
+    board = read_table(tiny.plan.store.files("leaderboard"), "leaderboard").to_pandas()
+    legs = {leg: set(rows["agent"]) for leg, rows in board.groupby("leg")}
+    reference_rows = {"logged_order", "ideal"}
+    assert legs["rerank"] == set(AGENTS) - {"oracle_myopic", "oracle_farsighted"}
+    assert legs["rollout"] == set(AGENTS) - reference_rows | {PRODUCTION}
+    assert set(board["setting"]) == {"oneshot", "paged", "truth"}
+    assert (board["data_hash"].str.len() > 0).all()
+    assert json.loads(board["versions"].iloc[0])["torch"]
+
+
+def test_the_oracles_order_the_storefront(tiny: Run) -> None:
+    rows = read_table(tiny.plan.store.files("rollout"), "rollout").to_pandas()
+    value = rows.groupby("agent")["return"].mean()
+    assert value["oracle_farsighted"] > value["oracle_myopic"] > value["logging"] > value["random"]
+
+
+def test_the_legs_that_are_missing_give_their_reason(tiny: Run) -> None:
+    (row,) = query(tiny.plan.results, "provenance").slice(0, 1).to_pylist()
+    assert row
+    with duckdb.connect() as con:
+        con.execute(f"attach '{tiny.plan.results}' as r (read_only)")
+        assert con.sql("select leg from r.unsupported").fetchall() == [("ope",)]
+    assert "Not supported, because" in tiny.plan.report.read_text(encoding="utf-8")
+
+
+def test_the_candidates_of_a_session_are_exactly_its_logged_impressions(tiny: Run) -> None:
+    inputs = {t: tiny.plan.store.files(t) for t in ("rankings", "impressions")}
+    from pipeline.warehouse import connect
+
+    with connect(inputs) as con:
+        wrong = con.sql(
+            """
+            with logged as (
+                select distinct session_id, key64(item_id) as item_key from impressions
+                where session_id in (select session_id from rankings)
+            ),
+            ranked as (select agent, mode, session_id, item_key from rankings)
+            select count(*) from (
+                (select agent, mode, logged.* from logged, (select distinct agent, mode from rankings) except from ranked)
+                union all
+                (from ranked except
+                 select agent, mode, logged.* from logged, (select distinct agent, mode from rankings))
+            )
+            """
+        ).fetchall()
+    assert wrong == [(0,)]
+
+
+def test_the_metrics_agree_with_an_independent_library_on_the_published_rankings(tiny: Run) -> None:
+    ranx = pytest.importorskip("ranx")
+    rankings = read_table(tiny.plan.store.files("rankings", ["goalrec_off"]), "rankings").to_pandas()
+    rerank = read_table(tiny.plan.store.files("rerank", ["goalrec_off"]), "rerank").to_pandas()
+    rankings = rankings[rankings["mode"] == "paged"]
+    scored = rerank[(rerank["mode"] == "paged") & (rerank["status"] == "scored")].set_index("session_id")
+    rankings = rankings[rankings["session_id"].isin(scored.index)]
+    assert len(scored) > 5
+    run = ranx.Run({str(s): dict(zip(g["item_key"].astype(str), -g["rank"].astype(float), strict=True))
+                    for s, g in rankings.groupby("session_id")})  # fmt: skip
+    binary, graded = {}, {}
+    for session, group in rankings[rankings["feedback"] >= 2].groupby("session_id"):
+        binary[str(session)] = dict.fromkeys(group["item_key"].astype(str), 1)
+        graded[str(session)] = dict(zip(group["item_key"].astype(str), group["reward"].astype(int), strict=True))
+    for ours, theirs, labels in (
+        ("map", "map", binary),
+        ("mrr", "mrr", binary),
+        ("ndcg_10", "ndcg@10", binary),
+        ("precision_20", "precision@20", binary),
+        ("recall_20", "recall@20", binary),
+        ("hit_5", "hit_rate@5", binary),
+        ("ndcg_reward_10", "ndcg@10", graded),
+    ):
+        found = ranx.evaluate(ranx.Qrels(labels), run, theirs, return_mean=False)
+        sessions = [int(s) for s in ranx.Qrels(labels).keys()]
+        ordered = dict(zip(sorted(map(str, sessions)), found, strict=True)) if len(found) == len(sessions) else {}
+        mean = np.mean(found)
+        assert ordered
+        np.testing.assert_allclose(scored[ours].mean(), mean, atol=1e-9, err_msg=ours)
+
+
+def altered(tiny: Run, **changes: object) -> Plan:
+    """The plan of the same folder with other settings."""
+    document = tiny.experiment.model_dump(mode="json") | changes
+    return Plan(Experiment.model_validate(document), tiny.folder / "storage")
+
+
+def test_another_setting_of_one_agent_makes_that_agent_alone_stale(tiny: Run) -> None:
+    agents = {**TINY["agents"], "goalrec_off": {"learning_rate": 0.5}}  # type: ignore[dict-item]
+    stale = altered(tiny, agents=agents).stale_tables()
+    assert {table: parts for table, parts in stale.items() if STEPS[table].kind == "agent"} == {
+        table: ["goalrec_off"] for table in ("agents", "rankings", "rerank", "rollout")
+    }
+    assert set(stale) == {"agents", "rankings", "rerank", "rollout", "leaderboard", "results", "report"}
+
+
+def test_other_rewards_spare_the_events_and_other_seeds_spare_the_trajectories(tiny: Run) -> None:
+    assert not {"manifest", "events", "rejects"} & set(altered(tiny, rewards={"purchase": 9.0}).stale_tables())
+    assert "impressions" in altered(tiny, rewards={"purchase": 9.0}).stale_tables()
+    assert not {"trajectories", "simulator", "sessions"} & set(altered(tiny, seeds=[1, 2]).stale_tables())
+
+
+def test_a_deleted_product_is_made_again(tiny: Run) -> None:
+    tiny.plan.report.unlink()
+    assert list(tiny.plan.stale_tables()) == ["report"]
+    assert tiny.command("report").returncode == 0
+    assert tiny.plan.stale_tables() == {}
+
+
+def test_questions_are_answered_in_the_terminal(tiny: Run) -> None:
+    answer = tiny.command("query", "paired_difference", "a=goalrec_off", "b=random")
+    assert answer.returncode == 0, answer.stderr
+    assert "goalrec_off" in answer.stdout
+    unknown = tiny.command("query", "leaderbord")
+    assert unknown.returncode == 2
+    assert "did you mean 'leaderboard'?" in unknown.stderr
+
+
+def test_the_same_inputs_give_the_same_bytes(tiny: Run, tmp_path: Path) -> None:
+    few = TINY | {"agents": {"popularity": {}, "random": {}, "goalrec_off": {}}}
+    folders = [tmp_path / "one", tmp_path / "two"]
+    plans = []
+    for folder in folders:
+        experiment = write_experiment(folder, few)
+        done = command(folder, "demo")
+        assert done.returncode == 0, done.stderr
+        plans.append(Plan(experiment, folder / "storage"))
+    for table in ("events", "impressions", "features", "item_embeddings", "trajectories", "rankings", "rollout"):
+        first, second = ([path.read_bytes() for path in plan.store.files(table)] for plan in plans)
+        assert first == second, table
+    weights = [plan.store.require("agents", "goalrec_off").folder / "seed-11" / "weights.safetensors" for plan in plans]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+BAD_RUNS = [
+    ({"EXPERIMENT": "demmo"}, "There is no experiment 'demmo'; did you mean 'demo'?"),
+    ({"EXPERIMENT": "movielens-100k", "RAW": "/nowhere"}, "/nowhere"),
+    ({"EXPERIMENT": "movielens-100k"}, "RAW"),
+]
+
+
+@pytest.mark.parametrize(("environment", "message"), BAD_RUNS)
+def test_a_run_that_cannot_be_is_refused_in_one_sentence(
+    tmp_path: Path, environment: dict[str, str], message: str
+) -> None:
+    done = command(tmp_path, "demo", **environment)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("hindsight: ")
+    assert "Traceback" not in done.stderr
+
+
+BAD_LOGS = [
+    ("1\t10\t5\t881250949\n" * 3, "too small to split"),
+    ("1\t10\t7\t881250949\n2\t11\t9\t881250950\n", "no usable"),
+    ("".join(f"1\t{n}\t{n % 5 + 1}\t{881250949 + 86400 * n}\n" for n in range(40)), ""),
+]
+
+
+@pytest.mark.parametrize(("log", "message"), BAD_LOGS, ids=["three copies of a row", "bad ratings only", "a single user"])
+def test_a_log_that_cannot_be_used_ends_in_one_sentence(tmp_path: Path, log: str, message: str) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "u.data").write_text(log)
+    document = {
+        "name": "small",
+        "source": {"kind": "movielens"},
+        "partitions": {"grain": "month", "start": "1997-09-01", "end": "1998-05-01"},
+        "agents": {"popularity": {}, "random": {}},
+        "seeds": [11],
+        "profile": "demo",
+        "budget": {"simulator_steps": 2, "bootstrap": 100},
+    }
+    write_experiment(tmp_path, document)
+    done = command(tmp_path, "demo", RAW=str(raw))
+    assert "Traceback" not in done.stderr + done.stdout
+    if message:
+        assert done.returncode == 2
+        assert message in done.stderr
+    else:  # a single user is no reason to refuse: intervals are empty, and the table says so
+        assert done.returncode == 0, done.stderr
+
+
+def test_agent_settings_are_checked_before_anything_runs(tiny: Run, tmp_path: Path) -> None:
+    document = TINY | {"agents": {"popularity": {}, "goalrec_off": {"lerning_rate": 1}}}
+    write_experiment(tmp_path, document)
+    done = command(tmp_path, "demo")
+    assert done.returncode == 2
+    assert "agents.goalrec_off: unknown key 'lerning_rate'; did you mean 'learning_rate'?" in done.stderr
+    with pytest.raises(HindsightError):
+        from pipeline.evaluation.run import validate_agents
+
+        experiment = Experiment.model_validate(document)
+        validate_agents(experiment, {"goalrec_off": AGENTS["goalrec_off"]})
