@@ -17,5 +17,4 @@ AGENTS = {
 
 SIMULATORS = {
     "rnn": "models.simulators.rnn:RNNConfig",
-    "storefront": "models.simulators.storefront:StorefrontConfig",
 }

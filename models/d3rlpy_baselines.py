@@ -9,7 +9,7 @@ A candidate i is scored by where the policy points or by what the critic says of
 Papers: TD3+BC, Fujimoto & Gu 2021, eq. 5; IQL, Kostrikov et al. 2022, section 4; CQL, Kumar et al. 2020, eq. 4. Losses,
 networks and defaults are d3rlpy's (2.8). Deviations from it: none in a loss; our loop samples the pages, so
 ``batch_size`` is the experiment's; the next state is encoded from ``state.advance``, so a session cut by the length cap
-still bootstraps; CQL draws 3 action samples instead of 10, a third of its cost, and its conservative weight is 0.01
+still bootstraps; CQL draws 3 action samples instead of 10, to save time, and its conservative weight is 0.01
 instead of 5, which drowns rewards of this size.
 
 The defaults were measured on a shop like the storefront (20,000 logged pages, 300 steps of 128 pages; NDCG@10 with
@@ -135,7 +135,7 @@ class IQLConfig(_ActorCriticConfig):
 class CQLConfig(_ActorCriticConfig):
     """Conservative Q-learning: values of actions that the log does not hold are pushed down."""
 
-    items_per_page: int = Field(1, ge=1)  # as above; fewer, because a step of CQL costs three of IQL's
+    items_per_page: int = Field(1, ge=1)  # as above; fewer, because a step of CQL costs more than two of IQL's
     actor_learning_rate: float = Field(1e-4, gt=0)
     conservative_weight: float = Field(0.01, ge=0)  # of the gap between proposed and logged actions' values
     alpha_threshold: float = 10.0  # of the conservative gap, above which its multiplier grows

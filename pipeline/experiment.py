@@ -56,7 +56,7 @@ class Partitions(Strict):
         if self.end <= self.start:
             raise ValueError(f"partitions.end must come after its start, got {self.start} to {self.end}")
         if (self.grain != "day" and self.start.day != 1) or (self.grain == "year" and self.start.month != 1):
-            raise ValueError(f"partitions.start: {self.start} starts in the middle of a {self.grain}; take its first day")
+            raise ValueError(f"partitions.start: {self.start} is inside a {self.grain}; take its first day")
         return self
 
 
@@ -132,7 +132,7 @@ class Budget(Strict):
 
 PROFILES = {
     "demo": Budget(gradient_steps=300, batch_size=128, max_seconds=300, validate_every=100, validation_sessions=300,
-                   patience=3, simulator_steps=200, bootstrap=1000),
+                   patience=3, simulator_steps=400, bootstrap=1000),
     "standard": Budget(gradient_steps=5_000, batch_size=256, max_seconds=3_600, validate_every=500,
                        validation_sessions=2_000, patience=4, simulator_steps=3_000, bootstrap=10_000),
     "paper": Budget(gradient_steps=200_000, batch_size=256, max_seconds=86_400, validate_every=5_000,
@@ -151,7 +151,7 @@ class Experiment(Strict):
     history: History = History()
     embeddings: Embeddings = Embeddings()
     hindsight: Hindsight = Hindsight()
-    simulator: str = "rnn"
+    simulators: dict[str, dict[str, Any]] = {"rnn": {}}  # name → settings that differ from the defaults; one for now
     agents: dict[str, dict[str, Any]]  # name → settings that differ from the defaults; "class" names one of one's own
     seeds: tuple[int, ...] = (11, 13, 17, 19, 23)
     profile: Literal["demo", "standard", "paper"] = "standard"
@@ -164,8 +164,11 @@ class Experiment(Strict):
         for name in self.agents:
             if name not in AGENTS and "class" not in self.agents[name]:
                 raise ValueError(f"agents: {name!r} is not a known agent; {nearest(name, AGENTS)}")
-        if self.simulator not in SIMULATORS:
-            raise ValueError(f"simulator: {self.simulator!r} is unknown; {nearest(self.simulator, SIMULATORS)}")
+        for name in self.simulators:
+            if name not in SIMULATORS:
+                raise ValueError(f"simulators: {name!r} is not a known user model; {nearest(name, SIMULATORS)}")
+        if len(self.simulators) != 1:
+            raise ValueError(f"simulators: name exactly one, got {sorted(self.simulators)}")
         if self.reference not in self.agents:
             raise ValueError(f"reference: {self.reference!r} is not among the agents; add it or name another")
         self.budgets()

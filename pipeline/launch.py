@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError, HindsightError
-from pipeline.evaluation.run import validate_agents
+from pipeline.evaluation.run import validate_settings
 from pipeline.experiment import PROJECT
 from pipeline.plan import Plan
 
@@ -22,7 +22,7 @@ def launch(plan: Plan, stale: dict[str, list[str]]) -> None:
 
     Raises the HindsightError that stopped an asset, and DataError when a blocking check did.
     """
-    validate_agents(plan.experiment, {name: plan.agent_class(name) for name in plan.experiment.agents})
+    validate_settings(plan.experiment, {name: plan.agent_class(name) for name in plan.experiment.agents})
     dagster_home()
     import dagster as dg
 

@@ -94,7 +94,7 @@ STEPS = {
              _reads("impressions", "sessions", "splits", "items", "users"), _shape),
         Step("simulator", "simulators", "The user model, fitted on the training window, judged on validation.",
              "pipeline.simulation", _reads("impressions", "sessions", "splits", *_WORLD),
-             lambda e: (e.simulator, e.budgets().simulator_steps, _shape(e), e.device)),
+             lambda e: (e.simulators, e.budgets().simulator_steps, _shape(e), e.device)),
         Step("agents", "agents", "Trained weights of every seed, and the training log.",
              "pipeline.training", _reads("candidates", *_WORLD), kind="agent",
              settings=lambda e: (e.budgets().model_dump(exclude={"bootstrap", "simulator_steps"}), e.seeds, e.device,
@@ -229,7 +229,7 @@ class Plan:
             settings.append(self.experiment.agents[part])
             modules.append(self.agent_class(part).split(":")[0])
         if table == "simulator":
-            modules.append(SIMULATORS[self.experiment.simulator].split(":")[0])
+            modules += [SIMULATORS[name].split(":")[0] for name in self.experiment.simulators]
         if table in {"manifest", "entities", "rollout"}:
             modules.append(type(self.source).__module__)
         code = {module: code_fingerprint(module) for module in modules}

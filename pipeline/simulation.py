@@ -5,18 +5,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import save_file
 
 from models import SIMULATORS
 from models.simulators.metrics import reliability
 from models.simulators.rnn import SessionBatch
-from pipeline.errors import DataError
-from pipeline.experiment import Experiment
+from pipeline.errors import ConfigError, DataError
+from pipeline.experiment import Experiment, explain
 from pipeline.schemas import SCHEMAS
 from pipeline.task import load_task
 from pipeline.trajectories import pad_left, page_states, ragged
@@ -34,8 +35,8 @@ def fit_simulator(inputs: dict[str, list[Path]], experiment: Experiment, out: Pa
     """
     torch.set_num_threads(1)
     task = load_task(inputs, experiment)
-    module, _, name = SIMULATORS[experiment.simulator].partition(":")
-    config: BaseModel = getattr(import_module(module), name)()
+    [(name, settings)] = experiment.simulators.items()
+    config = simulator_config(name, settings)
     model = config.build(task)  # type: ignore[attr-defined]
     train, validation = (session_batches(inputs, experiment, split) for split in ("train", "validation"))
     seed = experiment.seeds[0]
@@ -44,16 +45,26 @@ def fit_simulator(inputs: dict[str, list[Path]], experiment: Experiment, out: Pa
     quality: dict[str, dict[str, float]] = model.evaluate(validation[slice(0, EVALUATED)])
     save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, out / "weights.safetensors")
     curves = {head: [bins.tolist() for bins in reliability(*values)] for head, values in predicted.items()}
-    described = {"class": SIMULATORS[experiment.simulator], "settings": config.model_dump(), "reliability": curves}
+    described = {"class": SIMULATORS[name], "settings": config.model_dump(), "reliability": curves}
     (out / "config.json").write_text(json.dumps(described, indent=1, sort_keys=True), encoding="utf-8")
     rows = [
-        {"simulator": experiment.simulator, "head": head, "split": "validation", "metric": metric, "value": value,
+        {"simulator": name, "head": head, "split": "validation", "metric": metric, "value": value,
          "n": int(metrics["n"])}
         for head, metrics in quality.items() for metric, value in metrics.items() if metric != "n"
     ]  # fmt: skip
     table = pa.Table.from_pylist(rows, schema=SCHEMAS["simulator_quality"])
     write_parquet(out / "simulator_quality.parquet", "simulator_quality", table.to_batches())
     return quality
+
+
+def simulator_config(name: str, settings: dict[str, Any]) -> BaseModel:
+    """The validated settings of a user model. Raises ConfigError for settings that it does not know."""
+    module, _, class_name = SIMULATORS[name].partition(":")
+    config_class: type[BaseModel] = getattr(import_module(module), class_name)
+    try:
+        return config_class.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(f"simulators.{name}: {explain(error, config_class)}") from None
 
 
 def sampled(sessions: SessionBatch, size: int, seed: int) -> Callable[[int], SessionBatch]:

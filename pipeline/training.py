@@ -1,13 +1,10 @@
 """The only training loop: budget, validation, early stopping, checkpoints, progress, and one process a seed."""
 
 import logging
-import multiprocessing
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +19,9 @@ from pipeline.experiment import Budget, Experiment
 from pipeline.schemas import SCHEMAS
 from pipeline.task import load_task, transitions
 from pipeline.warehouse import write_parquet
+from pipeline.workers import in_processes
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -76,19 +72,6 @@ def train_agent(
     table = pa.table(columns, schema=SCHEMAS["training_log"]) if rows else SCHEMAS["training_log"].empty_table()
     write_parquet(out / "training_log.parquet", "training_log", table.to_batches())
     return [outcome for outcome, _ in results]
-
-
-def in_processes(function: Callable[[T], R], runs: list[T], device: str, workers: int | None = None) -> list[R]:
-    """``function`` of each run, in the runs' order; on CPU in as many processes as there are cores, one thread each."""
-    workers = workers or min(len(runs), multiprocessing.cpu_count())
-    if workers < 2 or device != "cpu":
-        return [function(run) for run in runs]
-    results: dict[int, R] = {}
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(function, run): at for at, run in enumerate(runs)}
-        for future in as_completed(futures):
-            results[futures[future]] = future.result()
-    return [results[at] for at in range(len(runs))]
 
 
 def _train_run(run: Run) -> tuple[Outcome, list[tuple[str, int, int, str, float]]]:

@@ -46,6 +46,7 @@ def connect(inputs: Mapping[str, Sequence[Path]] | None = None) -> Iterator[duck
     """
     with tempfile.TemporaryDirectory(prefix="hindsight-") as spill, duckdb.connect() as con:
         con.execute("set timezone = 'UTC'")
+        con.execute("set enable_progress_bar = false")
         con.execute("set temp_directory = $spill", {"spill": spill})
         con.execute(f"set threads = {min(4, os.cpu_count() or 1)}")
         con.execute("create macro key64(text) as (md5_number_lower(text) >> 1)::bigint")

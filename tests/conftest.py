@@ -4,7 +4,6 @@ import atexit
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,13 +73,13 @@ def write_experiment(folder: Path, document: dict[str, object]) -> Experiment:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """All agents on a small storefront, from nothing to the report."""
     folder = tmp_path_factory.mktemp("tiny")
     experiment = write_experiment(folder, TINY)
     first = command(folder, "demo")
     assert first.returncode == 0, first.stdout + first.stderr
-    yield Run(folder, experiment, first)
+    return Run(folder, experiment, first)
 
 
 @pytest.fixture(scope="session")

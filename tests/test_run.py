@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from models import AGENTS
-from pipeline.errors import HindsightError
 from pipeline.experiment import Experiment
 from pipeline.plan import PRODUCTION, STEPS, Plan
 from pipeline.results import query
@@ -85,12 +84,11 @@ def test_the_candidates_of_a_session_are_exactly_its_logged_impressions(tiny: Ru
                 select distinct session_id, key64(item_id) as item_key from impressions
                 where session_id in (select session_id from rankings)
             ),
-            ranked as (select agent, mode, session_id, item_key from rankings)
+            ranked as (select agent, mode, session_id, item_key from rankings),
+            rankers as (select distinct agent, mode from rankings),
+            expected as (select agent, mode, session_id, item_key from rankers, logged)
             select count(*) from (
-                (select agent, mode, logged.* from logged, (select distinct agent, mode from rankings) except from ranked)
-                union all
-                (from ranked except
-                 select agent, mode, logged.* from logged, (select distinct agent, mode from rankings))
+                (from expected except from ranked) union all (from ranked except from expected)
             )
             """
         ).fetchall()
@@ -121,11 +119,8 @@ def test_the_metrics_agree_with_an_independent_library_on_the_published_rankings
         ("ndcg_reward_10", "ndcg@10", graded),
     ):
         found = ranx.evaluate(ranx.Qrels(labels), run, theirs, return_mean=False)
-        sessions = [int(s) for s in ranx.Qrels(labels).keys()]
-        ordered = dict(zip(sorted(map(str, sessions)), found, strict=True)) if len(found) == len(sessions) else {}
-        mean = np.mean(found)
-        assert ordered
-        np.testing.assert_allclose(scored[ours].mean(), mean, atol=1e-9, err_msg=ours)
+        sessions = [int(session) for session in sorted(labels)]  # ranx evaluates in the order of the sorted ids
+        np.testing.assert_allclose(scored.loc[sessions, ours], found, atol=1e-9, err_msg=ours)
 
 
 def altered(tiny: Run, **changes: object) -> Plan:
@@ -206,7 +201,9 @@ BAD_LOGS = [
 ]
 
 
-@pytest.mark.parametrize(("log", "message"), BAD_LOGS, ids=["three copies of a row", "bad ratings only", "a single user"])
+@pytest.mark.parametrize(
+    ("log", "message"), BAD_LOGS, ids=["three copies of a row", "bad ratings only", "a single user"]
+)
 def test_a_log_that_cannot_be_used_ends_in_one_sentence(tmp_path: Path, log: str, message: str) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -236,8 +233,3 @@ def test_agent_settings_are_checked_before_anything_runs(tiny: Run, tmp_path: Pa
     done = command(tmp_path, "demo")
     assert done.returncode == 2
     assert "agents.goalrec_off: unknown key 'lerning_rate'; did you mean 'learning_rate'?" in done.stderr
-    with pytest.raises(HindsightError):
-        from pipeline.evaluation.run import validate_agents
-
-        experiment = Experiment.model_validate(document)
-        validate_agents(experiment, {"goalrec_off": AGENTS["goalrec_off"]})

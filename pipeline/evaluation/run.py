@@ -21,11 +21,12 @@ from pipeline.evaluation.sessions import iter_sessions
 from pipeline.experiment import PROJECT, Experiment, StorefrontSource
 from pipeline.plan import PRODUCTION, Job, library_versions
 from pipeline.schemas import SCHEMAS
+from pipeline.simulation import simulator_config
 from pipeline.storage import fingerprint
 from pipeline.task import TASK_TABLES, load_task
-from pipeline.training import in_processes
 from pipeline.trajectories import feedback_codes, pad_left, ragged
 from pipeline.warehouse import connect, read_table, run_sql, write_parquet
+from pipeline.workers import in_processes
 
 if TYPE_CHECKING:
     from pipeline.evaluation.truth import Values
@@ -213,7 +214,9 @@ def _commit() -> str:
     return head.strip() + ("+" if changes.strip() else "")
 
 
-def validate_agents(experiment: Experiment, classes: dict[str, str]) -> None:
-    """Raise ConfigError now for agent settings that would stop a run later."""
+def validate_settings(experiment: Experiment, classes: dict[str, str]) -> None:
+    """Raise ConfigError now for settings of agents or simulators that would stop a run later."""
     for name, target in classes.items():
         agent_config(name, target, experiment.agents[name])
+    for name, settings in experiment.simulators.items():
+        simulator_config(name, settings)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
-from models.base import Candidates, StateBatch, TransitionBatch
+from models.base import Candidates, TransitionBatch
 from models.d3rlpy_baselines import (
     BCConfig,
     CQLConfig,
@@ -235,4 +235,3 @@ def test_a_page_without_items_is_no_transition() -> None:
     items, feedback = (torch.zeros_like(column) for column in random_page(4, TASK, torch.Generator()))
     with pytest.raises(DataError, match="original rows"):
         agent.update(replace(batch, items=items, feedback=feedback))
-    assert isinstance(batch.state, StateBatch)

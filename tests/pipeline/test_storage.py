@@ -29,9 +29,14 @@ def test_a_part_is_current_once_it_is_published_and_named_by_its_recipe(tmp_path
 def test_a_build_that_fails_leaves_the_old_version_and_no_trace(tmp_path: Path) -> None:
     store = Store(tmp_path)
     publish(store, RECIPES[0])
-    with pytest.raises(RuntimeError), store.publish("events", {"all": RECIPES[1]}) as aside:
-        (aside / "half").write_text("half")
-        raise RuntimeError
+
+    def build_half() -> None:
+        with store.publish("events", {"all": RECIPES[1]}) as aside:
+            (aside / "half").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        build_half()
     assert store.require("events").fingerprint == fingerprint(RECIPES[0])
     assert [path.name for path in (tmp_path / "events").glob(".aside-*")] == []
 
@@ -84,7 +89,7 @@ def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
         Store(tmp_path).current("events")
 
 
-@pytest.fixture()
+@pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of three modules and a select: a imports b, b names the select, c stands alone."""
     for name, text in {
