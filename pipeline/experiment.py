@@ -127,17 +127,45 @@ class Budget(Strict):
     validation_sessions: int = Field(ge=1)
     patience: int = Field(ge=1)  # validations without a gain before stopping
     simulator_steps: int = Field(ge=1)
+    rollout_users: int = Field(ge=1)  # episodes of each agent and seed, at most
     bootstrap: int = Field(ge=100)  # resamples
 
 
 PROFILES = {
-    "demo": Budget(gradient_steps=300, batch_size=128, max_seconds=300, validate_every=100, validation_sessions=300,
-                   patience=3, simulator_steps=400, bootstrap=1000),
-    "standard": Budget(gradient_steps=5_000, batch_size=256, max_seconds=3_600, validate_every=500,
-                       validation_sessions=2_000, patience=4, simulator_steps=3_000, bootstrap=10_000),
-    "paper": Budget(gradient_steps=200_000, batch_size=256, max_seconds=86_400, validate_every=5_000,
-                    validation_sessions=10_000, patience=10, simulator_steps=200_000, bootstrap=10_000),
-}  # fmt: skip
+    "demo": Budget(
+        gradient_steps=250,
+        batch_size=128,
+        max_seconds=300,
+        validate_every=125,
+        validation_sessions=300,
+        patience=3,
+        simulator_steps=250,
+        rollout_users=800,
+        bootstrap=1_000,
+    ),
+    "standard": Budget(
+        gradient_steps=5_000,
+        batch_size=256,
+        max_seconds=3_600,
+        validate_every=500,
+        validation_sessions=2_000,
+        patience=4,
+        simulator_steps=3_000,
+        rollout_users=4_000,
+        bootstrap=10_000,
+    ),
+    "paper": Budget(
+        gradient_steps=200_000,
+        batch_size=256,
+        max_seconds=86_400,
+        validate_every=5_000,
+        validation_sessions=10_000,
+        patience=10,
+        simulator_steps=200_000,
+        rollout_users=20_000,
+        bootstrap=10_000,
+    ),
+}
 
 
 class Experiment(Strict):

@@ -29,6 +29,7 @@ DAY = timedelta(days=1)
 NONE = timedelta(0)
 BESIDE = {"simulator_quality": "simulator", "training_log": "agents", "unsupported": "leaderboard"}  # table → its home
 PRODUCTION = "logging"  # the ranker that made the storefront's log: a row of the roll-outs without being an agent
+NOT_TRAINING = {"bootstrap", "simulator_steps", "rollout_users"}  # of the budget: what no agent's training reads
 LIBRARIES = ("duckdb", "numpy", "pandas", "pyarrow", "scikit-learn", "torch", "d3rlpy", "dagster")
 
 
@@ -97,15 +98,15 @@ STEPS = {
              lambda e: (e.simulators, e.budgets().simulator_steps, _shape(e), e.device)),
         Step("agents", "agents", "Trained weights of every seed, and the training log.",
              "pipeline.training", _reads("candidates", *_WORLD), kind="agent",
-             settings=lambda e: (e.budgets().model_dump(exclude={"bootstrap", "simulator_steps"}), e.seeds, e.device,
-                                 _shape(e))),
+             settings=lambda e: (e.budgets().model_dump(exclude=NOT_TRAINING), e.seeds, e.device, _shape(e))),
         Step("rankings", "evaluation", "Leg 1: every candidate of every test session as each agent and seed ranks it.",
              "pipeline.evaluation.run", _reads("agents", "candidates", *_WORLD), kind="agent", settings=_shape),
         Step("rerank", "evaluation", "Leg 1: the metrics of every test session under each agent and seed.",
              "pipeline.evaluation.run", _reads("agents", "candidates", *_WORLD), kind="agent", settings=_shape),
         Step("rollout", "evaluation", "Leg 2: in the storefront, the true value of each agent, a row a user.",
              "pipeline.evaluation.run", _reads("agents", "impressions", "sessions", *_WORLD), kind="agent",
-             settings=lambda e: (_shape(e), e.source if e.source.kind == "storefront" else e.source.kind)),
+             settings=lambda e: (_shape(e), e.source if e.source.kind == "storefront" else e.source.kind,
+                                 e.budgets().rollout_users)),
         Step("ope", "evaluation", "Leg 3: off-policy estimates from the log alone.",
              "pipeline.evaluation.run", _reads("candidates")),
         Step("leaderboard", "evaluation", "Each agent, leg and metric: mean, interval, difference to the reference.",

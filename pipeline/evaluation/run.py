@@ -139,6 +139,8 @@ def _true_values(run: AgentRun) -> Iterator[pa.RecordBatch]:
     task = load_task(run.inputs, run.experiment)
     shop, population = load_truth(source, run.raw)
     users, start = _next_session(run, task)
+    first = slice(0, run.experiment.budgets().rollout_users)  # the same users for every agent
+    users, start, population = users[first], start[first], population[first]
     vocabulary = _vocabulary(run, shop.config.n_items)
     # Every ranker and seed meets the same luck: the generators' seed is the experiment's, not the agent's.
     luck = run.experiment.seeds[0]
