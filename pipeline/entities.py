@@ -37,18 +37,19 @@ def build_items(
     impressions: Sequence[Path], sessions: Sequence[Path], splits: Sequence[Path], described: Path, out: Path
 ) -> int:
     """Write ``items``; returns the rows. ``described`` is the items file of ``write_entities``."""
-    return _build("items", impressions, sessions, splits, described, out)
+    return _build("items", "staging/items", impressions, sessions, splits, described, out)
 
 
 def build_users(
     impressions: Sequence[Path], sessions: Sequence[Path], splits: Sequence[Path], described: Path, out: Path
 ) -> int:
     """Write ``users``; returns the rows. ``described`` is the users file of ``write_entities``."""
-    return _build("users", impressions, sessions, splits, described, out)
+    return _build("users", "staging/users", impressions, sessions, splits, described, out)
 
 
 def _build(
     table: str,
+    select: str,
     impressions: Sequence[Path],
     sessions: Sequence[Path],
     splits: Sequence[Path],
@@ -58,7 +59,7 @@ def _build(
     inputs = {"impressions": impressions, "sessions": sessions, "splits": splits, f"described_{table}": [described]}
     with connect(inputs) as con:
         session_splits(con)
-        rows = run_sql(con, f"staging/{table}").to_arrow_table()
+        rows = run_sql(con, select).to_arrow_table()
     in_training = rows[table.removesuffix("s")].to_numpy() > 0
     place = rows.schema.get_field_index("features")
     rows = rows.set_column(place, "features", standardised(rows["features"], in_training))

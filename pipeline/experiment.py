@@ -55,8 +55,9 @@ class Partitions(Strict):
     def _aligned(self) -> "Partitions":
         if self.end <= self.start:
             raise ValueError(f"partitions.end must come after its start, got {self.start} to {self.end}")
-        if (self.grain != "day" and self.start.day != 1) or (self.grain == "year" and self.start.month != 1):
-            raise ValueError(f"partitions.start: {self.start} is inside a {self.grain}; take its first day")
+        for name, moment in (("start", self.start), ("end", self.end)):
+            if (self.grain != "day" and moment.day != 1) or (self.grain == "year" and moment.month != 1):
+                raise ValueError(f"partitions.{name}: {moment} is inside a {self.grain}; take its first day")
         return self
 
 

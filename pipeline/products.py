@@ -3,11 +3,17 @@
 from pathlib import Path
 
 from pipeline.plan import BESIDE, Plan
-from pipeline.report.html import write_report
+from pipeline.report.html import Section, write_report
 from pipeline.report.tables import terminal_table
 from pipeline.results import build_results, read, rebuild_views
 from pipeline.schemas import SCHEMAS
 from pipeline.storage import Store
+
+CONSTRUCTED = """\
+This log tells what users acted on, not what they were shown. The shown set of a session is therefore constructed: the
+items that the user acted on in it, in the order of time, with those below the threshold of positive feedback as skips.
+A ranker is judged on telling liked items from others that the same user chose to rate, which is not the task of a shop;
+nothing here says how users would react to items that they never met."""
 
 
 def publish_results(plan: Plan) -> Path:
@@ -18,7 +24,8 @@ def publish_results(plan: Plan) -> Path:
 
 def publish_report(plan: Plan) -> Path:
     """Swap in the HTML report of the current results."""
-    write_report(plan.results, plan.report, plan.experiment.name, plan.experiment.description)
+    notes = [] if plan.source.has_impressions else [Section("What was shown is constructed", CONSTRUCTED)]
+    write_report(plan.results, plan.report, plan.experiment.name, plan.experiment.description, notes)
     return plan.report
 
 

@@ -47,7 +47,9 @@ def file_hash(path: Path) -> str:
 
 @cache
 def code_fingerprint(module: str) -> str:
-    """A hash of a module, the project's modules that it imports (found with ``ast``), and the SQL that they name."""
+    """A hash of a module, the project's modules that it imports (found with ``ast``), and the files that these name:
+    SQL, and templates beside them.
+    """
     return fingerprint({str(path.relative_to(PROJECT)): file_hash(path) for path in sorted(_code_files(module))})
 
 
@@ -64,11 +66,19 @@ def _code_files(module: str) -> set[Path]:
                 queue += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
                 queue += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "/" in node.value:
-                sql = SQL / f"{node.value}.sql"
-                if len(node.value) < 100 and sql.is_file():
-                    found.add(sql)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= _named_files([SQL / f"{node.value}.sql", path.parent / node.value], node.value)
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "query":
+                for name in (str(argument.value) for argument in node.args if isinstance(argument, ast.Constant)):
+                    found |= _named_files([SQL / "queries" / f"{name}.sql"], name)
     return found
+
+
+def _named_files(options: list[Path], text: str) -> set[Path]:
+    """Those of the options that are files which are not Python, where the text can be a file's name at all."""
+    if not 2 < len(text) < 60 or not text.replace("/", "").replace("_", "").replace(".", "").isalnum():
+        return set()
+    return {path for path in options if path.is_file() and path.suffix != ".py"}
 
 
 def _module_path(module: str) -> Path | None:

@@ -45,7 +45,7 @@ class Outcome:
     seed: int
     steps: int
     best_step: int
-    validation: float  # ndcg_reward_10, paged, on the validation window; nan for agents without training
+    validation: float  # ndcg_reward_20, paged, on the validation window; nan for agents without training
     seconds: float
     stopped_by: str  # gradient_steps, patience, max_seconds, or "nothing to train"
 
@@ -157,7 +157,7 @@ class Trainer:
     def _validate(self, sessions: CandidateSessions, recent: dict[str, list[float]]) -> None:
         score = validation_score(self.agent, self.config, self.task, sessions)
         self.rows += [(self.step, metric, float(np.mean(values))) for metric, values in recent.items()]
-        self.rows.append((self.step, "validation_ndcg_reward_10", score))
+        self.rows.append((self.step, "validation_ndcg_reward_20", score))
         if score > self.best[0]:
             self.best = (score, self.step)
             self.best_weights = _copied(self.agent)

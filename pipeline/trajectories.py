@@ -223,8 +223,13 @@ class TrajectoryReader:
 
     def batches(self, start: int = 0) -> Iterator[pa.Table]:
         """Batches without end, from step ``start`` on; every row once an epoch, its last incomplete batch dropped."""
-        groups = [(path, g) for path in self.files for g in range(pq.read_metadata(path).num_row_groups)]
-        rows = [pq.read_metadata(path).row_group(g).num_rows for path, g in groups]
+        sizes = {
+            (path, group): pq.read_metadata(path).row_group(group).num_rows
+            for path in self.files
+            for group in range(pq.read_metadata(path).num_row_groups)
+        }
+        groups = [group for group, size in sizes.items() if size]
+        rows = [sizes[group] for group in groups]
         epoch = 0
         while True:
             rng = np.random.default_rng((self.seed, epoch))

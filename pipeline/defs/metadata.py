@@ -72,7 +72,7 @@ def agent_metadata(plan: Plan, name: str) -> dict[str, Any]:
         return {}
     series = {f"seed {seed}": (rows["step"], rows["value"]) for seed, rows in curve.groupby("seed")}
     best = float(curve.groupby("seed")["value"].max().mean())
-    plot = lines(series, f"{name} on validation", "gradient step", "NDCG@10 with rewards, paged")
+    plot = lines(series, f"{name} on validation", "gradient step", "NDCG@20 with rewards, paged")
     return {"best_validation": best, "learning_curve": dg.MetadataValue.md(plot)}
 
 
@@ -85,7 +85,7 @@ def leaderboard_metadata(plan: Plan) -> dict[str, Any]:
     table = read_table(plan.store.files("leaderboard"), "leaderboard")
     board = table.to_pandas()
     plots = {}
-    for leg, metric in (("rollout", "return"), ("rerank", "ndcg_reward_10")):
+    for leg, metric in (("rollout", "return"), ("rerank", "ndcg_reward_20")):
         rows = board[(board["leg"] == leg) & (board["metric"] == metric)].dropna(subset=["value"])
         for setting, found in rows.groupby("setting"):
             best = found.sort_values("value", ascending=False)

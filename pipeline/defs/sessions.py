@@ -19,6 +19,7 @@ def sessions(context: dg.AssetExecutionContext):
             getattr(job.experiment.source, "positive_above", None),
             impressions_out=lambda partition: job.out("impressions", partition.key),
             sessions_out=lambda partition: job.out("sessions", partition.key),
+            constructed=not job.plan.source.has_impressions,
         )
 
     yield from publish(context, ("impressions", "sessions"), build, describe=sessions_metadata)

@@ -109,7 +109,7 @@ def session_table(sessions: CandidateSessions, ranked: Ranked, agent: str, seed:
 
 
 def validation_score(agent: Agent, config: AgentConfig, task: Task, sessions: CandidateSessions) -> float:
-    """Mean NDCG@10 with the rewards as gains, paged, over the scored sessions: what early stopping maximises.
+    """Mean NDCG@20 with the rewards as gains, paged, over the scored sessions: what early stopping maximises.
 
     Raises DataError when no session can be scored.
     """
@@ -119,7 +119,7 @@ def validation_score(agent: Agent, config: AgentConfig, task: Task, sessions: Ca
             "No validation session has both positive and other feedback, so no ranking is better than another. "
             "Give the validation split a longer part of the log."
         )
-    return float(_metrics(sessions, rerank(agent, config, task, sessions, "paged"))["ndcg_reward_10"].mean())
+    return float(_metrics(sessions, rerank(agent, config, task, sessions, "paged"))["ndcg_reward_20"].mean())
 
 
 def _candidates(sessions: CandidateSessions, config: AgentConfig) -> Candidates:

@@ -13,7 +13,7 @@ LEGS = {
     "rerank": "Re-ranking of logged test sessions",
     "ope": "Off-policy evaluation from the log alone",
 }
-MAIN_METRIC = {"rollout": "return", "rerank": "ndcg_reward_10", "ope": "value"}
+MAIN_METRIC = {"rollout": "return", "rerank": "ndcg_reward_20", "ope": "value"}
 ROLES = {  # rankers that are there to be compared with, and what they may see
     "random": "floor",
     "logged_order": "the log's own order",
@@ -22,7 +22,7 @@ ROLES = {  # rankers that are there to be compared with, and what they may see
     "oracle_myopic": "sees the truth, next page only",
     "oracle_farsighted": "sees the truth, looks ahead",
 }
-_NAMES = {"ndcg_reward_10": "NDCG@10", "map": "MAP", "oneshot": "one-shot"}
+_NAMES = {"ndcg_reward_20": "NDCG@20", "map": "MAP", "oneshot": "one-shot"}
 
 
 class Column(NamedTuple):

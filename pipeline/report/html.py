@@ -164,8 +164,8 @@ def _rerank_chart(board: Board) -> Chart | None:
     series = {column.label: board.column(column) for column in board.main_columns("rerank")}
     if not series:
         return None
-    figure = whiskers(series, "NDCG@10 with rewards as gains", board.reference)
-    return Chart(figure, "NDCG@10 of every agent in both re-ranking modes with 95 % intervals")
+    figure = whiskers(series, "NDCG@20 with rewards as gains", board.reference)
+    return Chart(figure, "NDCG@20 of every agent in both re-ranking modes with 95 % intervals")
 
 
 def _metrics(board: Board) -> list[DataTable]:
@@ -182,8 +182,8 @@ def _slices(results: Path) -> DataTable | None:
         row["column"] = f"{row['slice']} (n = {row['n']:,})"
     if not rows:
         return None
-    table = pivot(rows, ["agent"], "column", "ndcg_reward_10")
-    return plain_table("Paged NDCG@10 by kind of user and length of session", table, None)
+    table = pivot(rows, ["agent"], "column", "ndcg_reward_20")
+    return plain_table("Paged NDCG@20 by kind of user and length of session", table, None)
 
 
 def _learning_curves(rows: list[dict[str, Any]]) -> Curves:

@@ -38,6 +38,7 @@ class Source(Protocol):
     """Reads one log format. Nothing here holds a whole log in memory."""
 
     name: str
+    has_impressions: bool  # False: the log tells what was acted on, not what was shown; the shown set is constructed
 
     def discover(self) -> list[RawFile]:
         """The raw files, in a fixed order. Raises DataError when the folder or a needed file is missing or empty."""

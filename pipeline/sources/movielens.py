@@ -83,6 +83,7 @@ class MovieLens:
     """A folder of MovieLens files; the format is told by the names of the files."""
 
     name = "movielens"
+    has_impressions = False
 
     def __init__(self, settings: MovieLensSource, folder: Path) -> None:
         del folder  # nothing is generated

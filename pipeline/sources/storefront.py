@@ -21,6 +21,7 @@ class StorefrontLog:
     """The log of one storefront. It lies under ``folder``, named by its settings and the code that makes it."""
 
     name = "storefront"
+    has_impressions = True
 
     def __init__(self, settings: StorefrontSource, folder: Path) -> None:
         self.settings = settings

@@ -1,7 +1,7 @@
 -- Every agent on the main metric of each leg, best first within a leg and setting.
 -- Differences are paired, on the same sessions or users, against the agent in "against"; p is Holm-corrected.
 with main_metrics (leg, metric, metric_order) as (
-    values ('rollout', 'return', 1), ('rerank', 'ndcg_reward_10', 2), ('rerank', 'map', 3), ('ope', 'value', 4)
+    values ('rollout', 'return', 1), ('rerank', 'ndcg_reward_20', 2), ('rerank', 'map', 3), ('ope', 'value', 4)
 )
 select
     leaderboard.agent,

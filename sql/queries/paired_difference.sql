@@ -4,7 +4,7 @@ with measured as (
     select
         'rerank' as leg, mode as setting, metric, agent, session_id as unit, user_key, avg(value) as value
     from rerank
-    unpivot (value for metric in (ndcg_reward_10, map))
+    unpivot (value for metric in (ndcg_reward_20, map))
     where status = 'scored' and agent in ($a, $b)
     group by mode, metric, agent, session_id, user_key
     union all

@@ -2,7 +2,7 @@
 -- half-width of the interval over users. A ratio above 1 says: run more seeds before believing a difference.
 with seed_means as (
     select
-        'rerank' as leg, mode as setting, 'ndcg_reward_10' as metric, agent, seed, avg(ndcg_reward_10) as value
+        'rerank' as leg, mode as setting, 'ndcg_reward_20' as metric, agent, seed, avg(ndcg_reward_20) as value
     from rerank
     where status = 'scored'
     group by mode, agent, seed

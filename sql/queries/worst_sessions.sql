@@ -3,7 +3,7 @@ with reference as (
     select max(against) as agent from leaderboard
 ),
 session_means as (
-    select rerank.agent, rerank.session_id, rerank.user_key, avg(rerank.ndcg_reward_10) as ndcg_reward_10
+    select rerank.agent, rerank.session_id, rerank.user_key, avg(rerank.ndcg_reward_20) as ndcg_reward_20
     from rerank
     where rerank.mode = 'paged' and rerank.status = 'scored'
     group by rerank.agent, rerank.session_id, rerank.user_key
@@ -19,10 +19,10 @@ select
     sessions.start_ts,
     session_sizes.candidates,
     session_sizes.positives,
-    of_agent.ndcg_reward_10,
+    of_agent.ndcg_reward_20,
     of_reference.agent as reference,
-    of_reference.ndcg_reward_10 as reference_ndcg_reward_10,
-    of_agent.ndcg_reward_10 - of_reference.ndcg_reward_10 as difference
+    of_reference.ndcg_reward_20 as reference_ndcg_reward_20,
+    of_agent.ndcg_reward_20 - of_reference.ndcg_reward_20 as difference
 from session_means as of_agent
 inner join session_means as of_reference on of_reference.session_id = of_agent.session_id
 inner join reference on reference.agent = of_reference.agent

@@ -48,8 +48,8 @@ def test_the_leaderboard_holds_the_main_metrics_with_the_best_agent_first(result
     settings = board[["leg", "setting", "metric"]].drop_duplicates().to_numpy().tolist()
     assert settings == [
         ["rollout", "truth", "return"],
-        ["rerank", "paged", "ndcg_reward_10"],
-        ["rerank", "oneshot", "ndcg_reward_10"],
+        ["rerank", "paged", "ndcg_reward_20"],
+        ["rerank", "oneshot", "ndcg_reward_20"],
         ["rerank", "paged", "map"],
         ["rerank", "oneshot", "map"],
     ]
@@ -95,7 +95,7 @@ def test_one_user_gives_no_standard_error(tmp_path: Path) -> None:
 
 def test_the_worst_sessions_are_those_with_the_largest_loss(results: Path, rerank: pd.DataFrame) -> None:
     scored = rerank[(rerank["mode"] == "paged") & (rerank.status == "scored")]
-    means = scored.groupby(["agent", "session_id"]).ndcg_reward_10.mean()
+    means = scored.groupby(["agent", "session_id"]).ndcg_reward_20.mean()
     losses = (means["goalrec_off"] - means[REFERENCE]).sort_values()
     answer = rows(results, "worst_sessions")
     assert [row["session_id"] for row in answer] == losses.index[:20].tolist()
@@ -113,7 +113,7 @@ def test_provenance_names_the_origin_of_every_figure(results: Path) -> None:
 def test_seed_variance_is_the_spread_of_the_seeds_means(results: Path, rerank: pd.DataFrame) -> None:
     answer = {(row["agent"], row["setting"]): row for row in rows(results, "seed_variance")}
     scored = rerank[(rerank["mode"] == "paged") & (rerank.status == "scored") & (rerank.agent == "goalrec_off")]
-    means = scored.groupby("seed").ndcg_reward_10.mean()
+    means = scored.groupby("seed").ndcg_reward_20.mean()
     found = answer["goalrec_off", "paged"]
     assert (found["lowest"], found["highest"]) == (pytest.approx(means.min()), pytest.approx(means.max()))
     assert found["seed_sd"] == pytest.approx(means.std(ddof=1))
@@ -127,7 +127,7 @@ def test_slices_part_the_scored_sessions(results: Path, rerank: pd.DataFrame) ->
     assert (counts == 54).all()
     new = answer[(answer.agent == "random") & (answer["mode"] == "paged") & (answer["slice"] == "new")]
     of_new = rerank[(rerank.agent == "random") & (rerank["mode"] == "paged") & (rerank.user_key % 3 == 0)]
-    assert new.ndcg_reward_10.item() == pytest.approx(of_new.ndcg_reward_10.mean())
+    assert new.ndcg_reward_20.item() == pytest.approx(of_new.ndcg_reward_20.mean())
 
 
 def test_sessions_that_measure_nothing_are_counted(results: Path) -> None:

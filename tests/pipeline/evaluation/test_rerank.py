@@ -230,7 +230,7 @@ def test_sessions_where_no_order_is_better_have_no_metrics(sessions: CandidateSe
 def test_the_validation_score_is_the_paged_mean_of_ndcg_with_rewards(sessions: CandidateSessions) -> None:
     agent = by_taste()
     table = session_table(sessions, rerank(agent, Plain(), TASK, sessions, "paged"), "taste", 0)
-    expected = table["ndcg_reward_10"].drop_null().to_numpy().mean()
+    expected = table["ndcg_reward_20"].drop_null().to_numpy().mean()
     assert validation_score(agent, Plain(), TASK, sessions) == pytest.approx(expected, rel=1e-12)
     assert validation_score(Ideal(), Seeing(), TASK, sessions) == pytest.approx(1)
 

@@ -8,7 +8,7 @@ from pipeline.report.tables import leaderboard_table, pivot, plain_table, termin
 from tests.published import HOSTILE, REFERENCE, demo_tables, table
 
 TRUTH = Column("rollout", "truth", "return")
-PAGED = Column("rerank", "paged", "ndcg_reward_10")
+PAGED = Column("rerank", "paged", "ndcg_reward_20")
 
 
 def board(*rows: tuple[str, Column, float, float]) -> Board:
@@ -31,7 +31,7 @@ def test_agents_stand_best_first_and_those_without_a_true_value_last() -> None:
     assert found.agents[-2:] == ["ideal", "logged_order"]
     assert found.reference == REFERENCE
     assert [column.label for column in found.columns] == [
-        "True value", "NDCG@10, paged", "NDCG@10, one-shot", "MAP, paged", "MAP, one-shot"]  # fmt: skip
+        "True value", "NDCG@20, paged", "NDCG@20, one-shot", "MAP, paged", "MAP, one-shot"]  # fmt: skip
 
 
 def test_kendall_tau_counts_the_pairs_of_the_agents_in_both() -> None:

@@ -149,7 +149,7 @@ def test_the_true_value_is_drawn_with_its_intervals_and_the_reference(page: Page
 def test_both_modes_are_drawn_apart_on_the_line_of_their_agent(page: Page) -> None:
     figure = figures(page)[1]
     paged, oneshot = (dict(zip(trace["text"], trace["y"], strict=True)) for trace in figure["data"])
-    assert [trace["name"] for trace in figure["data"]] == ["NDCG@10, paged", "NDCG@10, one-shot"]
+    assert [trace["name"] for trace in figure["data"]] == ["NDCG@20, paged", "NDCG@20, one-shot"]
     for agent, line in zip(figure["layout"]["yaxis"]["ticktext"], figure["layout"]["yaxis"]["tickvals"], strict=True):
         assert (paged[agent] + oneshot[agent]) / 2 == pytest.approx(line)
         assert paged[agent] - oneshot[agent] == pytest.approx(0.3)
