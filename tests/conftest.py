@@ -15,6 +15,7 @@ from pipeline.experiment import PROJECT, Experiment, load_experiment
 from pipeline.plan import Plan
 
 # DuckDB 2.0's bindings report "leaks" when the interpreter ends, after pytest's closing line.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # ranx: compiling it takes minutes, our rankings are small
 atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno()))
 
 TINY = {

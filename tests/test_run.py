@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from models import AGENTS
-from pipeline.experiment import Experiment
+from pipeline.experiment import Experiment, load_experiment
 from pipeline.plan import PRODUCTION, STEPS, Plan
 from pipeline.results import query
 from pipeline.warehouse import read_table
@@ -95,10 +95,13 @@ def test_the_candidates_of_a_session_are_exactly_its_logged_impressions(tiny: Ru
     assert wrong == [(0,)]
 
 
-def test_the_metrics_agree_with_an_independent_library_on_the_published_rankings(tiny: Run) -> None:
-    ranx = pytest.importorskip("ranx")
-    rankings = read_table(tiny.plan.store.files("rankings", ["goalrec_off"]), "rankings").to_pandas()
-    rerank = read_table(tiny.plan.store.files("rerank", ["goalrec_off"]), "rerank").to_pandas()
+def assert_agrees_with_ranx(run_of: Run, agent: str) -> None:
+    """Every published metric of a session is what ranx computes from the published ranking."""
+    import ranx
+
+    store = run_of.plan.store
+    rankings = read_table(store.files("rankings", [agent]), "rankings").to_pandas()
+    rerank = read_table(store.files("rerank", [agent]), "rerank").to_pandas()
     rankings = rankings[rankings["mode"] == "paged"]
     scored = rerank[(rerank["mode"] == "paged") & (rerank["status"] == "scored")].set_index("session_id")
     rankings = rankings[rankings["session_id"].isin(scored.index)]
@@ -121,6 +124,10 @@ def test_the_metrics_agree_with_an_independent_library_on_the_published_rankings
         found = ranx.evaluate(ranx.Qrels(labels), run, theirs, return_mean=False)
         sessions = [int(session) for session in sorted(labels)]  # ranx evaluates in the order of the sorted ids
         np.testing.assert_allclose(scored.loc[sessions, ours], found, atol=1e-9, err_msg=ours)
+
+
+def test_the_metrics_agree_with_an_independent_library_on_the_published_rankings(tiny: Run) -> None:
+    assert_agrees_with_ranx(tiny, "goalrec_off")
 
 
 def altered(tiny: Run, **changes: object) -> Plan:
@@ -233,3 +240,34 @@ def test_agent_settings_are_checked_before_anything_runs(tiny: Run, tmp_path: Pa
     done = command(tmp_path, "demo")
     assert done.returncode == 2
     assert "agents.goalrec_off: unknown key 'lerning_rate'; did you mean 'learning_rate'?" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def movielens(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The shipped MovieLens 100K experiment on the real files, with the agents that train fast."""
+    folder = tmp_path_factory.mktemp("movielens")
+    shipped = load_experiment("movielens-100k").model_dump(mode="json")
+    few = {name: shipped["agents"][name] for name in ("random", "popularity", "logged_order", "ideal", "goalrec_off")}
+    budget = {"gradient_steps": 20, "validate_every": 10, "simulator_steps": 3, "bootstrap": 100}
+    raw = str(real_data / "ml-100k")
+    experiment = write_experiment(folder, shipped | {"agents": few, "seeds": [11], "budget": budget})
+    first = command(folder, "demo", RAW=raw)
+    assert first.returncode == 0, first.stdout + first.stderr
+    return Run(folder, experiment, first)
+
+
+def test_real_movielens_files_give_a_report_that_says_what_was_constructed(movielens: Run) -> None:
+    plan = movielens.plan
+    assert "What was shown is constructed" in plan.report.read_text(encoding="utf-8")
+    counts = read_table(plan.store.files("ingest_counts"), "ingest_counts").to_pylist()
+    assert [(row["rows_in"], row["events"], row["duplicates"], row["rejects"]) for row in counts] == [
+        (100_000, 100_000, 0, 0)
+    ]
+    board = read_table(plan.store.files("leaderboard"), "leaderboard").to_pandas()
+    assert set(board["leg"]) == {"rerank"}
+    assert set(query(plan.results, "leaderboard")["agent"].to_pylist()) == set(movielens.experiment.agents)
+
+
+def test_the_metrics_of_the_movielens_run_agree_with_an_independent_library(movielens: Run) -> None:
+    for agent in ("goalrec_off", "popularity"):
+        assert_agrees_with_ranx(movielens, agent)
