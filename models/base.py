@@ -85,6 +85,22 @@ class StateBatch(_TensorBatch):
     page_feedback: Tensor  # [B, P, K] int64
     pages_seen: Tensor  # [B] int64, pages of this session so far (may exceed P)
 
+    @classmethod
+    def at_start(cls, user_features: Tensor, items: Tensor, feedback: Tensor, pages: int, page_size: int) -> StateBatch:
+        """The state when a session starts: ``items`` and ``feedback`` [B, N] are all that is known of earlier ones."""
+        earlier = torch.zeros(len(items), pages, page_size, dtype=torch.int64, device=items.device)
+        return cls(
+            user_features=user_features,
+            initial_items=items,
+            initial_feedback=feedback,
+            history_items=items,
+            history_feedback=feedback,
+            skipped_items=torch.zeros_like(items),
+            page_items=earlier,
+            page_feedback=earlier,
+            pages_seen=torch.zeros_like(items[:, 0]),
+        )
+
     def __len__(self) -> int:
         return len(self.pages_seen)
 

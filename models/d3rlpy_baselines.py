@@ -65,7 +65,7 @@ class _D3rlpyConfig(AgentConfig):
 
     def algorithm(self, d3rlpy: Any) -> Any:
         """d3rlpy's own configuration of the algorithm."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define algorithm(d3rlpy)")
 
     def build(self, task: Task, seed: int) -> D3rlpyAgent:
         return D3rlpyAgent(self, task, seed)

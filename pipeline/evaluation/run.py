@@ -176,18 +176,8 @@ def _next_session(run: AgentRun, task: Task) -> tuple[torch.Tensor, StateBatch]:
         table = run_sql(con, "staging/user_histories", params).to_arrow_table()
     items = torch.from_numpy(pad_left(table["items"], history.positives).astype(np.int64))
     feedback = torch.from_numpy(pad_left(table["feedback"], history.positives).astype(np.int64))
-    pages = torch.zeros(len(table), history.pages, task.page_size, dtype=torch.int64)
-    state = StateBatch(
-        user_features=torch.from_numpy(ragged(table["features"])[0].reshape(len(table), task.user_width).copy()),
-        initial_items=items,
-        initial_feedback=feedback,
-        history_items=items,
-        history_feedback=feedback,
-        skipped_items=torch.zeros_like(items),
-        page_items=pages,
-        page_feedback=pages,
-        pages_seen=torch.zeros(len(table), dtype=torch.int64),
-    )
+    features = torch.from_numpy(ragged(table["features"])[0].reshape(len(table), task.user_width).copy())
+    state = StateBatch.at_start(features, items, feedback, history.pages, task.page_size)
     return torch.from_numpy(table["user_key"].to_numpy().copy()), state
 
 

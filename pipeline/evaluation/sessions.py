@@ -139,20 +139,12 @@ def _initial_state(batch: pa.RecordBatch, task: Task, history: History) -> State
             f"candidates.user_features holds a row of {wrong} values where the task has {task.user_width}. "
             "Build users and candidates again from the same log."
         )
-    size = len(batch)
-    items = _padded(batch["initial_items"], history.positives, newest=True)
-    feedback = _padded(batch["initial_feedback"], history.positives, newest=True)
-    pages = torch.zeros(size, history.pages, task.page_size, dtype=torch.int64)
-    return StateBatch(
+    return StateBatch.at_start(
         user_features=_padded(batch["user_features"], task.user_width),
-        initial_items=items,
-        initial_feedback=feedback,
-        history_items=items,
-        history_feedback=feedback,
-        skipped_items=torch.zeros_like(items),
-        page_items=pages,
-        page_feedback=pages,
-        pages_seen=torch.zeros(size, dtype=torch.int64),
+        items=_padded(batch["initial_items"], history.positives, newest=True),
+        feedback=_padded(batch["initial_feedback"], history.positives, newest=True),
+        pages=history.pages,
+        page_size=task.page_size,
     )
 
 
