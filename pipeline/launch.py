@@ -52,7 +52,13 @@ def _reason(result: Any) -> HindsightError:
                         return kind(error.message.partition(": ")[2].strip())
                 text, error = error.message.strip().splitlines()[0], error.cause
             return HindsightError(f"{event.step_key} failed: {text} `make dev` shows run {result.run_id} in full.")
-    return DataError(f"A blocking check failed; `make dev` shows run {result.run_id} in full.")
+        if event.event_type_value == "ASSET_CHECK_EVALUATION":
+            check = event.event_specific_data
+            if check.blocking and not check.passed:
+                where = check.asset_key.to_user_string()
+                return DataError(f"{where}: the check {check.check_name} failed, so nothing after it was made. "
+                                 f"{check.description}")  # fmt: skip
+    return HindsightError(f"The run failed; `make dev` shows run {result.run_id} in full.")
 
 
 def _kinds(kind: type[HindsightError]) -> list[type[HindsightError]]:

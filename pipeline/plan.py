@@ -250,6 +250,10 @@ class Plan:
         touched = {row["path"]: row["partitions"] for row in manifest.to_pylist()}
         return {path: folder for path, folder in folders.items() if part is None or part in touched[path]}
 
+    def event_files(self) -> dict[Partition, Path]:
+        """The published events of each partition that has been published."""
+        return {p: path for p in self.partitions for path in self.store.files("events", [p.key])}
+
     def agent_class(self, name: str) -> str:
         """``module:ConfigClass`` of an agent of the experiment."""
         return str(self.experiment.agents[name].get("class") or AGENTS[name])

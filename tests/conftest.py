@@ -48,6 +48,11 @@ class Run:
 
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """``python -m pipeline`` with the folder's experiment and storage."""
+    return python(folder, "-m", "pipeline", *arguments, **environment)
+
+
+def python(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter that sees the folder's experiment, storage and Dagster home, and no other."""
     home = folder / "dagster"
     home.mkdir(exist_ok=True)
     (home / "dagster.yaml").write_text((PROJECT / "storage" / "dagster" / "dagster.yaml").read_text())
@@ -57,7 +62,7 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
         "DAGSTER_HOME": str(home),
     }
     return subprocess.run(
-        [sys.executable, "-m", "pipeline", *arguments],
+        [sys.executable, *arguments],
         cwd=PROJECT,
         env={**os.environ, **own, **environment},
         capture_output=True,

@@ -14,7 +14,7 @@ from pipeline.experiment import Experiment, load_experiment
 from pipeline.plan import PRODUCTION, STEPS, Plan
 from pipeline.results import query
 from pipeline.warehouse import read_table
-from tests.conftest import TINY, Run, command, write_experiment
+from tests.conftest import TINY, Run, command, python, write_experiment
 
 
 def test_one_command_makes_everything_and_says_where_it_lies(tiny: Run) -> None:
@@ -271,3 +271,18 @@ def test_real_movielens_files_give_a_report_that_says_what_was_constructed(movie
 def test_the_metrics_of_the_movielens_run_agree_with_an_independent_library(movielens: Run) -> None:
     for agent in ("goalrec_off", "popularity"):
         assert_agrees_with_ranx(movielens, agent)
+
+
+def test_a_failed_integrity_check_stops_what_comes_after_it(tmp_path: Path) -> None:
+    """Rows that went missing are simulated by the answer of the check: the run must stop at the events."""
+    experiment = write_experiment(tmp_path, TINY | {"agents": {"popularity": {}}})
+    code = (
+        "import sys, pipeline.ingest as ingest; from pipeline.__main__ import main; "
+        "ingest.check_conservation = lambda counts: ['u.data: 3 are missing.']; sys.exit(main(['demo']))"
+    )
+    done = python(tmp_path, "-c", code)
+    assert done.returncode == 2
+    assert "the check conservation failed, so nothing after it was made. u.data: 3 are missing." in done.stderr
+    store = Plan(experiment, tmp_path / "storage").store
+    assert store.parts("events")
+    assert not store.parts("impressions")

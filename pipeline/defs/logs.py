@@ -46,8 +46,7 @@ def ingest_counts(context: dg.AssetExecutionContext):
     def build(job):
         from pipeline.ingest import build_counts
 
-        published = {p: path for p in job.plan.partitions for path in job.plan.store.files("events", [p.key])}
-        build_counts(job.plan.staged(), published, job.out("ingest_counts"))
+        build_counts(job.plan.staged(), job.plan.event_files(), job.out("ingest_counts"))
 
     yield from publish(context, ("ingest_counts",), build)
 
