@@ -22,6 +22,7 @@ from pipeline.experiment import Partitions, utc
 from pipeline.partitions import Partition, key_sql
 from pipeline.schemas import SCHEMAS, TIME
 from pipeline.sources.base import RawFile, Source
+from pipeline.storage import fingerprint, write_atomically
 from pipeline.warehouse import connect, copy_select, sql_text, view
 
 _FILES = pa.schema(
@@ -30,10 +31,23 @@ _FILES = pa.schema(
 EVENT_TYPES = ("impression", "click", "cart", "favorite", "purchase", "rating", "watch")
 
 
-def discovered(files: Sequence[RawFile]) -> str:
-    """A fingerprint of the files' paths, sizes and times: whether anything changed, without reading them."""
-    stats = [(str(file.path), file.kind, *_size_and_time(file.path)) for file in files]
-    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+def discovered(files: Sequence[RawFile], staging: Path) -> str:
+    """A fingerprint of the files' names and contents; where they lie and when they were written does not count."""
+    digests = content_hashes(files, staging)
+    return fingerprint(
+        [(name, file.kind, digest) for name, file, digest in zip(_names(files), files, digests, strict=True)]
+    )
+
+
+def content_hashes(files: Sequence[RawFile], staging: Path) -> list[str]:
+    """The SHA-256 of each file; a file whose size and time have not changed is not read again (``hashes.json``)."""
+    cache = staging.with_name("hashes.json")
+    known: dict[str, str] = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
+    keys = [f"{file.path.absolute()}:{':'.join(map(str, _size_and_time(file.path)))}" for file in files]
+    found = {key: known.get(key) or _content_hash(file.path) for key, file in zip(keys, files, strict=True)}
+    if found != known:
+        write_atomically(cache, json.dumps(found, indent=1, sort_keys=True))
+    return [found[key] for key in keys]
 
 
 def stage(source: Source, files: Sequence[RawFile], staging: Path, partitions: Partitions, code: str) -> pa.Table:
@@ -45,8 +59,7 @@ def stage(source: Source, files: Sequence[RawFile], staging: Path, partitions: P
     rows: list[dict[str, Any]] = []
     reasons: dict[str, int] = {}
     usable = 0
-    for file, path in zip(files, _names(files), strict=True):
-        digest = _content_hash(file.path)
+    for file, path, digest in zip(files, _names(files), content_hashes(files, staging), strict=True):
         row = {"path": path, "kind": file.kind, "hash": digest, "size": file.path.stat().st_size, "partitions": []}
         if file.kind == "events":
             folder = staged_folder(staging, digest, partitions, code)

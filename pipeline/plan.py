@@ -61,7 +61,7 @@ STEPS = {
     step.table: step
     for step in (
         Step("manifest", "logs", "The raw files: hash, size, rows, and the partitions that each touches.",
-             "pipeline.ingest", settings=lambda e: (e.source, e.partitions)),
+             "pipeline.ingest", settings=lambda e: (e.source.model_dump(mode="json", exclude={"path"}), e.partitions)),
         Step("rejects", "logs", "Every refused input row with its file, line and reason. Holds personal data.",
              "pipeline.ingest", _reads("manifest")),
         Step("events", "logs", "Canonical events, deduplicated and sorted, one file a period.",
@@ -170,6 +170,11 @@ class Plan:
         """The raw files as they lie there now. Raises DataError when there are none."""
         return self.source.discover()
 
+    @cached_property
+    def discovered(self) -> str:
+        """A fingerprint of the raw files' names and contents."""
+        return discovered(self.raw_files, self.staging)
+
     @property
     def staging(self) -> Path:
         return self.store.root / "staged"
@@ -221,7 +226,7 @@ class Plan:
             for key in self.read_parts(table, [part], source)
         }
         if table == "manifest":
-            inputs = {"raw": discovered(self.raw_files)}
+            inputs = {"raw": self.discovered}
         elif table == "events":  # not the whole manifest: a new file makes only the periods stale that it touches
             inputs = {path: folder.name for path, folder in self.staged(part).items()}
         settings: list[Any] = [_plain(step.settings(self.experiment))]

@@ -59,13 +59,12 @@ def nightly(context: dg.ScheduleEvaluationContext):
 )
 def inbox(context: dg.SensorEvaluationContext):
     from pipeline.errors import DataError
-    from pipeline.ingest import discovered
     from pipeline.plan import Plan
 
     if EXPERIMENT.source.kind == "storefront":
         return dg.SkipReason("The storefront makes its own log: there is no folder to watch.")
     try:
-        seen = discovered(Plan(EXPERIMENT).raw_files)
+        seen = Plan(EXPERIMENT).discovered
     except DataError as error:
         return dg.SkipReason(str(error))
     if seen == context.cursor:

@@ -240,19 +240,29 @@ def test_the_same_log_gives_the_same_bytes(tmp_path: Path) -> None:
     assert tables[0] == tables[1]
 
 
-def test_discovered_changes_with_size_time_and_name_only(tmp_path: Path) -> None:
+def test_discovered_changes_with_content_and_name_but_not_with_time_or_place(tmp_path: Path) -> None:
     log = dirty(tmp_path)
-    seen = [discovered(log.source.discover())]
-    assert discovered(log.source.discover()) == seen[0]
+    staging = tmp_path / "cache"
+    seen = [discovered(log.source.discover(), staging)]
     path = log.raw / "ratings.a.dat"
     os.utime(path, (1, 1))
-    seen.append(discovered(log.source.discover()))
+    assert discovered(log.source.discover(), staging) == seen[0]
+    moved = tmp_path / "moved"
+    shutil.copytree(log.raw, moved)
+    there = [RawFile(moved / file.path.name, file.kind) for file in log.source.discover()]
+    assert discovered(there, staging) == seen[0]
     path.write_text("1::2::3::4\n")
-    os.utime(path, (1, 1))
-    seen.append(discovered(log.source.discover()))
+    seen.append(discovered(log.source.discover(), staging))
     path.rename(log.raw / "ratings.z.dat")
-    seen.append(discovered(log.source.discover()))
-    assert len(set(seen)) == 4
+    seen.append(discovered(log.source.discover(), staging))
+    assert len(set(seen)) == 3
+
+
+def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = dirty(tmp_path)
+    first = discovered(log.source.discover(), tmp_path / "cache")
+    monkeypatch.setattr("pipeline.ingest._content_hash", lambda path: pytest.fail(f"{path} was read again"))
+    assert discovered(log.source.discover(), tmp_path / "cache") == first
 
 
 BAD = ratings((1, 2, 7, FIRST_DAY), (1, 2, 8, FIRST_DAY), ("", 2, 3, 4), (1, 2, 3), (1, "x", 3, 4), (1, 2))
@@ -289,7 +299,7 @@ def test_a_file_outside_the_range_is_a_spare_beside_a_usable_one(tmp_path: Path)
 
 def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
     missing = [RawFile(tmp_path / "gone.dat", "events")]
-    for act in (lambda: discovered(missing), lambda: stage(FakeSource(""), missing, tmp_path, DAYS, "c")):
+    for act in (lambda: discovered(missing, tmp_path), lambda: stage(FakeSource(""), missing, tmp_path, DAYS, "c")):
         with pytest.raises(DataError, match=r"Cannot read .*gone.dat: No such file or directory. Check the file"):
             act()
 
