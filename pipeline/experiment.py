@@ -140,7 +140,7 @@ PROFILES = {
         validate_every=125,
         validation_sessions=300,
         patience=3,
-        simulator_steps=250,
+        simulator_steps=400,
         rollout_users=800,
         bootstrap=1_000,
     ),
