@@ -20,7 +20,7 @@ def test_a_log_is_described_by_type_time_examples_and_refused_rows(tmp_path: Pat
     assert "1 rating from 1997-12-04 15:55:49+00:00" in text
     assert "'item_id': '10'" in text
     assert "1 refused: rating is not between 0.5 and 5 (first in line 2: '2\\t11\\t7\\t881250950')" in text
-    assert "1 refused: has 2 columns instead of 4 (first in line 3: 'torn\\t1')" in text
+    assert "1 refused: torn last line (first in line 3: 'torn\\t1')" in text
     assert sorted(tmp_path.rglob("*")) == before
 
 
