@@ -1,6 +1,7 @@
 """Plots and tables for Dagster's metadata: what a person wants to see beside a materialization."""
 
 import json
+import re
 from collections import Counter
 from typing import Any
 
@@ -36,10 +37,11 @@ def splits_metadata(plan: Plan) -> dict[str, Any]:
 
 
 def rejects_metadata(plan: Plan) -> dict[str, Any]:
-    """Reasons, without the rows: they are personal data."""
+    """Reasons without the rows and without the values that they quote: those are personal data."""
     from pipeline.warehouse import read_table
 
-    reasons = Counter(read_table(plan.store.files("rejects"), "rejects", ["reason"])["reason"].to_pylist())
+    found = read_table(plan.store.files("rejects"), "rejects", ["reason"])["reason"].to_pylist()
+    reasons = Counter(re.sub(r"'[^']*'|\"[^\"]*\"", "…", reason) for reason in found)
     rows = [{"reason": reason, "rows": count} for reason, count in reasons.most_common(20)]
     return {"reasons": dg.MetadataValue.md(markdown(rows) if rows else "Nothing was refused.")}
 
