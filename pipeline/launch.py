@@ -8,6 +8,7 @@ from pipeline.errors import DataError, HindsightError
 from pipeline.evaluation.run import validate_settings
 from pipeline.experiment import PROJECT
 from pipeline.plan import Plan
+from pipeline.workers import warm_up
 
 
 def dagster_home() -> Path:
@@ -22,6 +23,7 @@ def launch(plan: Plan, stale: dict[str, list[str]]) -> None:
 
     Raises the HindsightError that stopped an asset, and DataError when a blocking check did.
     """
+    warm_up()
     validate_settings(plan.experiment, {name: plan.agent_class(name) for name in plan.experiment.agents})
     dagster_home()
     import dagster as dg

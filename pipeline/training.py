@@ -36,6 +36,7 @@ class Run:
     inputs: dict[str, list[Path]]
     work: Path  # checkpoints live here until the agent is published
     out: Path
+    line: int = 0  # of its progress bar: seeds train side by side
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def train_agent(
     config = agent_config(name, target, settings)
     seeds = experiment.seeds if config.stochastic else experiment.seeds[:1]
     runs = [
-        Run(name, target, settings, seed, experiment, inputs, work / f"seed-{seed}", out / f"seed-{seed}")
-        for seed in seeds
+        Run(name, target, settings, seed, experiment, inputs, work / f"seed-{seed}", out / f"seed-{seed}", line)
+        for line, seed in enumerate(seeds)
     ]
     trains = isinstance(config.build(load_task(inputs, experiment), seeds[0]), GradientAgent)
     results = in_processes(_train_run, runs, experiment.device, workers=None if trains else 1)
@@ -116,6 +117,8 @@ class Trainer:
             initial=self.step,
             desc=f"{self.run.name} seed {self.run.seed}",
             unit="step",
+            position=self.run.line,
+            leave=False,
             disable=None,  # silent where there is no terminal
         ) as bar:
             while not stopped_by:

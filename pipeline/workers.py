@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from typing import TypeVar
 
@@ -21,6 +22,16 @@ def in_processes(function: Callable[[T], R], runs: list[T], device: str, workers
         for future in as_completed(futures):
             results[futures[future]] = future.result()
     return [results[at] for at in range(len(runs))]
+
+
+def warm_up() -> None:
+    """Start the fork server now: its imports overlap with other work, and its workers write to today's stderr.
+
+    Dagster captures the output of a step; a server started inside one would send all later progress bars there.
+    """
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        _context()
+        forkserver.ensure_running()
 
 
 def _context() -> BaseContext:
