@@ -217,7 +217,9 @@ class UserModel(Protocol):
 
     def reset(self, state: StateBatch) -> Any: ...  # hidden state of B users at a session's start
 
-    def step(self, hidden: Any, items: Tensor) -> tuple[Tensor, Tensor, Any]: ...  # feedback[B, K], leave[B], hidden
+    def step(self, hidden: Any, items: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Any]:
+        """Show a page ``items`` [B, K]: feedback codes [B, K], leave [B] bool, hidden state after it."""
+        ...
 
 
 def rank(scores: Tensor, candidates: Candidates) -> Tensor:

@@ -1,7 +1,7 @@
 """What is made from what: every step, its inputs, its code and its settings, and so the fingerprint of each part.
 
-A fingerprint is computed from the fingerprints of the inputs, never from their content, so the whole plan is known
-before anything runs: a part is stale exactly when its fingerprint is not the published one.
+A fingerprint is computed from the fingerprints of the inputs, down to the content of the raw files alone, so the whole
+plan is known before anything runs: a part is stale exactly when its fingerprint is not the published one.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -25,7 +25,7 @@ from pipeline.warehouse import connect, read_table, run_sql, write_parquet
 
 BATCH = 32  # sessions of a gradient step
 MAX_ITEMS = 200  # shown items of a session that are kept: longer ones are cut there and do not count as left
-EVALUATED = 2_000  # validation sessions at most
+SESSIONS = {"train": 100_000, "validation": 2_000}  # at most, a random sample: what bounds the memory
 
 
 def fit_simulator(inputs: dict[str, list[Path]], experiment: Experiment, out: Path) -> dict[str, dict[str, float]]:
@@ -41,8 +41,8 @@ def fit_simulator(inputs: dict[str, list[Path]], experiment: Experiment, out: Pa
     train, validation = (session_batches(inputs, experiment, split) for split in ("train", "validation"))
     seed = experiment.seeds[0]
     model.fit(sampled(train, BATCH, seed), experiment.budgets().simulator_steps, seed)
-    predicted = model.predict(validation[slice(0, EVALUATED)])
-    quality: dict[str, dict[str, float]] = model.evaluate(validation[slice(0, EVALUATED)])
+    predicted = model.predict(validation)
+    quality: dict[str, dict[str, float]] = model.evaluate(validation)
     save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, out / "weights.safetensors")
     curves = {head: [bins.tolist() for bins in reliability(*values)] for head, values in predicted.items()}
     described = {"class": SIMULATORS[name], "settings": config.model_dump(), "reliability": curves}
@@ -81,10 +81,11 @@ def sampled(sessions: SessionBatch, size: int, seed: int) -> Callable[[int], Ses
 
 
 def session_batches(inputs: dict[str, list[Path]], experiment: Experiment, split: str) -> SessionBatch:
-    """All kept sessions of a split as one padded batch, in the order of their hashes: any prefix is a random sample."""
+    """Kept sessions of a split as one padded batch: the first ones in the order of their hashes, a random sample."""
     with connect({name: inputs[name] for name in ("impressions", "sessions", "splits", "items", "users")}) as con:
         page_states(con, experiment)
-        table = run_sql(con, "staging/simulator_sessions", {"split": split, "limit": MAX_ITEMS}).to_arrow_table()
+        params = {"split": split, "items": MAX_ITEMS, "sessions": SESSIONS[split]}
+        table = run_sql(con, "staging/simulator_sessions", params).to_arrow_table()
     if not len(table):
         raise DataError(f"There is no {split} session to fit or judge a simulator on; move the cut-offs in `splits`.")
     _, lengths = ragged(table["items"])

@@ -1,5 +1,5 @@
--- One row a kept session of a split: all that was shown in it, end to end. Whole pages are kept up to $limit items; a
--- session that is cut there did not end by its user's will.
+-- One row a kept session of a split, $sessions at most: all that was shown in it, end to end. Whole pages are kept up
+-- to $items items; a session that is cut there did not end by its user's will.
 with pages as (
     select
         session_id,
@@ -23,6 +23,7 @@ select
     first(initial_items order by step) as initial_items,
     bool_or(terminated) as terminated
 from pages
-where step = 0 or shown_so_far <= $limit
+where step = 0 or shown_so_far <= $items
 group by session_id
 order by session_id
+limit $sessions
