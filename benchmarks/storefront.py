@@ -20,7 +20,7 @@ from models.base import AgentConfig, Catalogue, StateBatch, Task
 from models.heuristics import OracleFarsightedConfig, OracleMyopicConfig, RandomConfig
 from models.simulators.storefront import Shoppers, Storefront, StorefrontConfig, seeded
 from pipeline.evaluation.truth import Values, logging_value, true_value
-from pipeline.experiment import StorefrontSource
+from pipeline.source_settings import StorefrontSource
 from pipeline.sources.storefront import StorefrontLog
 from pipeline.sources.storefront_log import simulate
 

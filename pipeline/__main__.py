@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from pipeline.errors import ConfigError, HindsightError
+from pipeline.errors import ConfigError, HindsightError, TooSmallError
 from pipeline.experiment import experiment_from_environment
 
 
@@ -56,7 +56,10 @@ def demo(options: argparse.Namespace) -> None:
         from pipeline.launch import launch
 
         print(f"Materializing {len(stale)} stale tables of {plan.experiment.name}: {', '.join(stale)}", flush=True)
-        launch(plan, stale)
+        try:
+            launch(plan, stale)
+        except TooSmallError as error:
+            raise TooSmallError(f"{error} What the log holds is shown at {plan.data_page}") from None
     else:
         print(f"Every asset of {plan.experiment.name} is fresh: no run was launched.")
     from pipeline.products import leaderboard_text
@@ -98,10 +101,10 @@ def report(options: argparse.Namespace) -> None:
 
 
 def gc(options: argparse.Namespace) -> None:
-    """Remove unnamed versions."""
+    """Remove unnamed versions, and what was staged or simulated for files and settings that are no more."""
     from pipeline.plan import Plan
 
-    gone = Plan(experiment_from_environment()).store.collect_garbage()
+    gone = Plan(experiment_from_environment()).collect_garbage()
     print("\n".join(["Removed:", *map(str, gone)]) if gone else "Nothing to remove.")
 
 

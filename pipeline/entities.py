@@ -6,57 +6,65 @@ sessions that the training split keeps, so that an entity which appears later ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from duckdb import DuckDBPyRelation
 
-from pipeline.sources.base import RawFile, Source
+from pipeline.sources.base import ITEM_COLUMNS, USER_COLUMNS, RawFile, Source
 from pipeline.splits import session_splits
-from pipeline.warehouse import connect, run_sql, write_parquet
+from pipeline.warehouse import connect, copy_select, run_sql, sql_text, write_parquet
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LARGEST = float(np.finfo(np.float32).max)
 
 
 def write_entities(source: Source, files: Sequence[RawFile], items_out: Path, users_out: Path) -> None:
-    """Write what the log itself says of its items and users, columns as ``sources/base.py`` names them."""
+    """Write what the log's catalogues say of its items and users, columns as ``sources/base.py`` names them."""
     with connect() as con:
-        items = source.items(con, files).project(
-            "item_id::varchar as item_id, title::varchar as title, category::varchar as category, "
-            "brand::varchar as brand, price::double as price, features::float[] as features"
+        _typed(source.items(con, files), ITEM_COLUMNS).order("item_id, title").write_parquet(
+            str(items_out), compression="zstd"
         )
-        items.order("item_id, title").write_parquet(str(items_out), compression="zstd")
-        users = source.users(con, files).project("user_id::varchar as user_id, features::float[] as features")
-        users.order("user_id").write_parquet(str(users_out), compression="zstd")
+        _typed(source.users(con, files), USER_COLUMNS).order("user_id").write_parquet(
+            str(users_out), compression="zstd"
+        )
+
+
+def _typed(rows: DuckDBPyRelation, columns: Mapping[str, str]) -> DuckDBPyRelation:
+    return rows.project(", ".join(f"{name}::{kind} as {name}" for name, kind in columns.items()))
+
+
+def build_mentions(events: Sequence[Path], out: Path) -> int:
+    """Write ``mentions``, what the events of one partition say of their items; returns the rows."""
+    with connect({"events": events}) as con:
+        return copy_select(con, sql_text("staging/mentions"), out, "mentions")
 
 
 def build_items(
-    impressions: Sequence[Path], sessions: Sequence[Path], splits: Sequence[Path], described: Path, out: Path
+    impressions: Sequence[Path],
+    sessions: Sequence[Path],
+    splits: Sequence[Path],
+    described: Path,
+    mentions: Sequence[Path],
+    out: Path,
 ) -> int:
     """Write ``items``; returns the rows. ``described`` is the items file of ``write_entities``."""
-    return _build("items", "staging/items", impressions, sessions, splits, described, out)
+    inputs = {"impressions": impressions, "sessions": sessions, "splits": splits, "mentions": mentions}
+    return _build("items", "staging/items", inputs | {"described_items": [described]}, out)
 
 
 def build_users(
     impressions: Sequence[Path], sessions: Sequence[Path], splits: Sequence[Path], described: Path, out: Path
 ) -> int:
     """Write ``users``; returns the rows. ``described`` is the users file of ``write_entities``."""
-    return _build("users", "staging/users", impressions, sessions, splits, described, out)
+    inputs = {"impressions": impressions, "sessions": sessions, "splits": splits, "described_users": [described]}
+    return _build("users", "staging/users", inputs, out)
 
 
-def _build(
-    table: str,
-    select: str,
-    impressions: Sequence[Path],
-    sessions: Sequence[Path],
-    splits: Sequence[Path],
-    described: Path,
-    out: Path,
-) -> int:
-    inputs = {"impressions": impressions, "sessions": sessions, "splits": splits, f"described_{table}": [described]}
+def _build(table: str, select: str, inputs: Mapping[str, Sequence[Path]], out: Path) -> int:
     with connect(inputs) as con:
         session_splits(con)
         rows = run_sql(con, select).to_arrow_table()

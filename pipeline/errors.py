@@ -16,6 +16,10 @@ class DataError(HindsightError):
     """A log cannot be read, or cannot support what was asked of it."""
 
 
+class TooSmallError(DataError):
+    """A log that can be shown, but not split into train, validation and test."""
+
+
 class StorageError(HindsightError):
     """Something that should have been published is missing or unreadable."""
 

@@ -3,45 +3,18 @@
 import os
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from models import AGENTS, SIMULATORS
 from models.feedback import Feedback
 from pipeline.errors import ConfigError, nearest
+from pipeline.source_settings import Source, Strict
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 PROJECT = Path(__file__).parent.parent
-
-
-class Strict(BaseModel):
-    """Frozen settings that refuse unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class StorefrontSource(Strict):
-    """The embedded shop. Its log is generated; the same settings always give the same bytes."""
-
-    kind: Literal["storefront"]
-    users: int = Field(2000, ge=1, le=1_000_000)
-    days: int = Field(30, ge=1, le=3650)
-    start: date = date(2024, 1, 1)
-    seed: int = 7
-    myopic_world: bool = False  # the negative control: nothing that is shown changes the future
-
-
-class MovieLensSource(Strict):
-    """A folder of MovieLens files in any of the publisher's three formats."""
-
-    kind: Literal["movielens"]
-    path: Path | None = None  # the folder; RAW= on the command line wins
-    positive_above: float = 3.0  # ratings above it count as clicks, the others as skips
-
-
-Source = Annotated[StorefrontSource | MovieLensSource, Field(discriminator="kind")]
 
 
 class Partitions(Strict):
@@ -59,6 +32,10 @@ class Partitions(Strict):
             if (self.grain != "day" and moment.day != 1) or (self.grain == "year" and moment.month != 1):
                 raise ValueError(f"partitions.{name}: {moment} is inside a {self.grain}; take its first day")
         return self
+
+
+class Ingest(Strict):
+    max_rejects: float = Field(0.05, ge=0, le=1)  # share of a raw file's records that may be refused as dirt
 
 
 class Sessions(Strict):
@@ -174,6 +151,7 @@ class Experiment(Strict):
     description: str = ""
     source: Source
     partitions: Partitions
+    ingest: Ingest = Ingest()
     sessions: Sessions = Sessions()
     rewards: Rewards = Rewards()
     splits: Splits = Splits()

@@ -1,7 +1,9 @@
 """Ingest: raw files to canonical events and rejects, so that no record is lost or counted twice.
 
-A raw events file is parsed once, into ``staging/<content hash>-<key>/``: its usable events, its rejects and its counts.
-The published tables are selects over these folders. The key is a fingerprint of the code and of the time range.
+A raw events file is parsed once, into ``staged/<content hash>-<key>/``: its events by partition, each once and sorted,
+its rejects and its counts. The key is a fingerprint of the code and of the time range. A partition that one file alone
+touches is published by linking that file's part; the parts of several files are merged. What a record became is counted
+where it is decided, and checked against an independent count of the raw records and the published files' own rows.
 """
 
 import hashlib
@@ -19,16 +21,17 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import DataError, StorageError
 from pipeline.experiment import Partitions, utc
-from pipeline.partitions import Partition, key_sql
-from pipeline.schemas import SCHEMAS, TIME
-from pipeline.sources.base import RawFile, Source
-from pipeline.storage import fingerprint, write_atomically
-from pipeline.warehouse import connect, copy_select, sql_text, view
+from pipeline.partitions import Partition
+from pipeline.schemas import SCHEMAS
+from pipeline.sources.base import EVENT_COLUMNS, Lines, RawFile, Source
+from pipeline.storage import fingerprint, link, write_atomically
+from pipeline.warehouse import connect, copy_ordered, copy_select, literal, sql_text, write_parquet
 
-_FILES = pa.schema(
-    {"file": pa.int64(), "path": pa.string(), "events": pa.string(), "rejects": pa.string(), "rows_in": pa.int64()}
-)
-EVENT_TYPES = ("impression", "click", "cart", "favorite", "purchase", "rating", "watch")
+LONGEST_ID = 1_000  # bytes
+LONGEST_RAW = 2_000  # characters of a refused record that are kept
+DAY_US = 86_400_000_000
+_REJECT_FILES = pa.schema({"path": pa.string(), "rejects": pa.string()})
+LEFT_OUT = ("outside the experiment's time range", "ignored type", "session without a purchase")  # not dirt, but chosen
 
 
 def discovered(files: Sequence[RawFile], staging: Path) -> str:
@@ -40,14 +43,23 @@ def discovered(files: Sequence[RawFile], staging: Path) -> str:
 
 
 def content_hashes(files: Sequence[RawFile], staging: Path) -> list[str]:
-    """The SHA-256 of each file; a file whose size and time have not changed is not read again (``hashes.json``)."""
+    """The SHA-256 of each file with what it needs; a file whose size and time have not changed is not read again (``hashes.json``)."""
     cache = staging.with_name("hashes.json")
     known: dict[str, str] = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
-    keys = [f"{file.path.absolute()}:{':'.join(map(str, _size_and_time(file.path)))}" for file in files]
-    found = {key: known.get(key) or _content_hash(file.path) for key, file in zip(keys, files, strict=True)}
+    paths = dict.fromkeys(path for file in files for path in (file.path, *file.needs))
+    keys = {path: f"{path.absolute()}:{':'.join(map(str, _size_and_time(path)))}" for path in paths}
+    found = {key: known.get(key) or _content_hash(path) for path, key in keys.items()}
     if found != known:
         write_atomically(cache, json.dumps(found, indent=1, sort_keys=True))
-    return [found[key] for key in keys]
+    return [_digest(file, {path: found[key] for path, key in keys.items()}) for file in files]
+
+
+def _digest(file: RawFile, hashes: Mapping[Path, str]) -> str:
+    """A file's hash, together with whatever else decides how it is read."""
+    if not file.context and not file.needs:
+        return hashes[file.path]
+    parts = [hashes[file.path], file.context, *(hashes[path] for path in file.needs)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def stage(source: Source, files: Sequence[RawFile], staging: Path, partitions: Partitions, code: str) -> pa.Table:
@@ -66,9 +78,9 @@ def stage(source: Source, files: Sequence[RawFile], staging: Path, partitions: P
             if not folder.exists():
                 _stage_file(source, file, folder, partitions)
             counts = _counts(folder)
-            _refuse_unreadable(file.path, counts, partitions)
-            row |= {"rows": counts["rows_in"], "partitions": counts["partitions"]}
-            usable += counts["events"]
+            _refuse_unreadable(file.path, counts)
+            row |= {"rows": counts["rows_in"], "partitions": sorted(counts["events"])}
+            usable += sum(counts["events"].values())
             reasons = {r: reasons.get(r, 0) + counts["reasons"].get(r, 0) for r in reasons | counts["reasons"]}
         rows.append(row)
     if not usable:
@@ -83,59 +95,136 @@ def staged_folder(staging: Path, digest: str, partitions: Partitions, code: str)
     return staging / f"{digest}-{key}"
 
 
-def staged_folders(manifest: pa.Table, staging: Path, partitions: Partitions, code: str) -> dict[str, Path]:
+def staged_folders(
+    manifest: Sequence[Mapping[str, Any]], staging: Path, partitions: Partitions, code: str
+) -> dict[str, Path]:
     """The staged folder of each raw events file of the manifest, in its order. Copies of a file share a folder."""
-    files = [row for row in manifest.to_pylist() if row["kind"] == "events"]
+    files = [row for row in manifest if row["kind"] == "events"]
     return {row["path"]: staged_folder(staging, row["hash"], partitions, code) for row in files}
 
 
+def checked(
+    con: duckdb.DuckDBPyConnection, source: Source, file: RawFile, partitions: Partitions, only: Lines | None = None
+) -> duckdb.DuckDBPyRelation:
+    """The facts of a raw file: event_id, the EVENT_COLUMNS that it has, line, raw, and the final ``reason`` (or null).
+
+    It can be scanned once.
+    """
+    parsed = source.read(con, file, only)
+    there = [column for column in EVENT_COLUMNS if column in parsed.columns]
+    absent = [f"null::{kind} as {column}" for column, kind in EVENT_COLUMNS.items() if column not in there]
+    parsed.project(", ".join([*there, *absent, "line", "raw", "reason"])).create_view("parsed_events", replace=True)
+    params = {
+        "start": utc(partitions.start),
+        "end": utc(partitions.end),
+        "outside": outside(partitions),
+        "longest_id": LONGEST_ID,
+    }
+    facts = con.sql(sql_text("staging/checked_events"), params=params)
+    return facts.project(", ".join(["event_id", *there, "line", "raw", "reason"]))
+
+
+def outside(partitions: Partitions) -> str:
+    """The reason of a record outside the experiment's time range."""
+    return f"{LEFT_OUT[0]} {partitions.start} to {partitions.end}"
+
+
 def build_events(staged: Sequence[Path], partition: Partition, out: Path) -> dict[str, int]:
-    """Publish one partition's facts, each once; returns rows_in, events and duplicates, each counted by itself."""
-    params = {"start": partition.start, "end": partition.end}
-    with connect() as con:
-        _view_staged(con, {str(place): folder for place, folder in enumerate(staged)})
-        events = copy_select(con, sql_text("staging/events"), out, "events", params)
-        [(rows_in, facts)] = con.sql(
-            "select count(*), count(distinct event_id) from staged where event_ts >= $start and event_ts < $end",
-            params=params,
-        ).fetchall()
-    return {"rows_in": rows_in, "events": events, "duplicates": rows_in - facts}
+    """Publish one partition's facts, each once; returns how many of them each staged folder gave, by its name.
+
+    The same counts lie beside the table in ``counts.json``. A fact of several files belongs to the first that has it.
+    """
+    folders = list(dict.fromkeys(staged))
+    paths = [path for folder in folders if (path := folder / "events" / f"{partition.key}.parquet").exists()]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if len(paths) == 1:
+        link(paths[0], out)
+        kept = [int(pq.read_metadata(out).num_rows)]
+    else:
+        kept = _merge(paths, out)
+    counts = {path.parent.parent.name: n for path, n in zip(paths, kept, strict=True)}
+    (out.parent / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True), encoding="utf-8")
+    return counts
 
 
 def build_rejects(staged: Mapping[str, Path], out: Path) -> int:
     """Publish the rejects of all raw files, named as in the manifest; returns their number."""
+    files = [{"path": path, "rejects": str(folder / "rejects.parquet")} for path, folder in staged.items()]
+    if not files:
+        return write_parquet(out, "rejects", [])
+    paths = sorted({file["rejects"] for file in files})
     with connect() as con:
-        _view_staged(con, staged)
+        con.register("files", pa.Table.from_pylist(files, schema=_REJECT_FILES))
+        parts = con.sql("select * from read_parquet($paths, filename = true)", params={"paths": paths})
+        parts.create_view("staged_rejects")
         return copy_select(con, sql_text("staging/rejects"), out, "rejects")
 
 
-def build_counts(staged: Mapping[str, Path], published: Mapping[Partition, Path], out: Path) -> int:
-    """Publish what became of each raw file's records, ``ingest_counts``; returns the number of files.
+def ingest_counts(staged: Mapping[str, Path], published: Mapping[str, Mapping[str, int]]) -> pa.Table:
+    """What became of each raw file's records. ``published`` is what ``build_events`` returned, by partition key.
 
-    ``published`` are the partitions' files as they are now: a fact that should be in one of them and is not is not
-    counted as an event, so that ``check_conservation`` names its file.
+    A partition that is not published yet counts as the file itself counted it.
     """
-    periods = [{"start_ts": period.start, "end_ts": period.end} for period in published]
-    with connect() as con:
-        _view_staged(con, staged)
-        view(con, "events", list(published.values()))
-        con.register("periods", pa.Table.from_pylist(periods, schema=pa.schema({"start_ts": TIME, "end_ts": TIME})))
-        return copy_select(con, sql_text("staging/ingest_counts"), out, "ingest_counts")
+    rows = []
+    seen: set[Path] = set()
+    for path, folder in staged.items():
+        counts = _counts(folder)
+        facts = counts["events"]
+        given = {key: published.get(key, {folder.name: n}).get(folder.name, 0) for key, n in facts.items()}
+        events = 0 if folder in seen else sum(given.values())
+        seen.add(folder)
+        rows.append(
+            {
+                "path": path,
+                "rows_in": counts["rows_in"],
+                "unpacked": counts["unpacked"],
+                "events": events,
+                "duplicates": counts["duplicates"] + sum(facts.values()) - events,
+                "rejects": sum(counts["reasons"].values()),
+                "left_out": sum(n for reason, n in counts["reasons"].items() if reason.startswith(LEFT_OUT)),
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=SCHEMAS["ingest_counts"])
 
 
-def check_conservation(counts: pa.Table) -> list[str]:
-    """One sentence for each raw file of ``ingest_counts`` whose records are not all accounted for."""
+def published_counts(events: Mapping[str, Path]) -> dict[str, dict[str, int]]:
+    """What lies beside the published events of each partition: how many of them each raw file gave."""
+    return {key: json.loads((path.parent / "counts.json").read_text(encoding="utf-8")) for key, path in events.items()}
+
+
+def check_conservation(counts: pa.Table, events: Mapping[str, Path]) -> list[str]:
+    """One sentence for each raw file whose records, and each partition whose rows, are not all accounted for.
+
+    ``events`` are the published files by partition key: their own row counts are held against what was counted.
+    """
     if not len(counts):
         return ["No raw events file was counted; ingest the log first."]
     problems = []
     for row in counts.to_pylist():
+        came = row["rows_in"] + row["unpacked"]
         found = row["events"] + row["duplicates"] + row["rejects"]
-        if found != row["rows_in"]:
-            off = row["rows_in"] - found
+        if found != came:
             problems.append(
-                f"{row['path']}: {row['rows_in']:,} records came in, but {row['events']:,} events, "
+                f"{row['path']}: {came:,} records came in, but {row['events']:,} events, "
                 f"{row['duplicates']:,} duplicates and {row['rejects']:,} rejects make {found:,}: "
-                f"{abs(off):,} {'are missing' if off > 0 else 'too many'}. Ingest the file again."
+                f"{abs(came - found):,} {'are missing' if came > found else 'too many'}. Ingest the file again."
+            )
+    for key, counted in published_counts(events).items():
+        rows, wanted = pq.read_metadata(events[key]).num_rows, sum(counted.values())
+        if rows != wanted:
+            problems.append(f"Partition {key} holds {rows:,} events, but {wanted:,} were counted. Ingest it again.")
+    return problems
+
+
+def check_reject_ceiling(counts: pa.Table, ceiling: float) -> list[str]:
+    """One sentence for each raw file of which more than the share ``ceiling`` was refused as dirt."""
+    problems = []
+    for row in counts.to_pylist():
+        came, dirt = row["rows_in"] + row["unpacked"], row["rejects"] - row["left_out"]
+        if dirt > ceiling * came:
+            problems.append(
+                f"{row['path']}: {dirt:,} of {came:,} records were refused ({dirt / came:.2%}), more than "
+                f"ingest.max_rejects = {ceiling:.2%}; see `make query Q=rejects_by_reason`, mend the file or raise it."
             )
     return problems
 
@@ -145,9 +234,8 @@ def _stage_file(source: Source, file: RawFile, folder: Path, partitions: Partiti
     aside = folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
-        with connect() as con:
-            counts = _parse(con, source, file, aside, partitions)
+        (aside / "events").mkdir(parents=True)
+        counts = _parse(source, file, aside, partitions)
         (aside / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True), encoding="utf-8")
         os.replace(aside, folder)
     except duckdb.Error as error:
@@ -165,70 +253,134 @@ def _stage_file(source: Source, file: RawFile, folder: Path, partitions: Partiti
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _parse(
-    con: duckdb.DuckDBPyConnection, source: Source, file: RawFile, aside: Path, partitions: Partitions
-) -> dict[str, Any]:
-    """Write events.parquet and rejects.parquet; returns counts.json."""
-    parsed = source.read(con, file)
-    parsed.events.create_view("parsed_events")
-    parsed.rejects.create_view("parsed_rejects")
-    checked = sql_text("staging/checked_events")
-    params = {
-        "source": source.name,
-        "start": utc(partitions.start),
-        "end": utc(partitions.end),
-        "outside": _outside(partitions),
-        "event_types": list(EVENT_TYPES),
-    }
-    events, rejects = aside / "events.parquet", aside / "rejects.parquet"
-    con.execute(
-        f"copy (select * exclude (raw, reason) from ({checked}) where reason is null) to $path (format parquet)",
-        params | {"path": str(events)},
-    )
-    con.execute(
-        f"""copy (
-            select line, raw, reason from parsed_rejects
-            union all select line, raw, reason from ({checked}) where reason is not null
-            order by line
-        ) to $path (format parquet)""",
-        params | {"path": str(rejects)},
-    )
-    keys = con.sql(
-        f"select distinct {key_sql('event_ts', partitions.grain)} from read_parquet($path) order by 1",
-        params={"path": str(events)},
-    )
-    reasons = con.sql("select reason, count(*) from read_parquet($path) group by reason", params={"path": str(rejects)})
+def _parse(source: Source, file: RawFile, aside: Path, partitions: Partitions) -> dict[str, Any]:
+    """Write events/<partition>.parquet and rejects.parquet; returns counts.json."""
+    with connect() as con:
+        facts, records = _sort_facts(con, source, file, partitions)
+        duplicates = _remove_duplicates(con)
+        events = _write_partitions(con, aside / "events", source.name)
+        bad = con.sql("select distinct line from facts where period is null order by line").fetchnumpy()["line"]
+    with connect() as con:
+        reasons = _write_rejects(con, source, file, bad, aside / "rejects.parquet", partitions)
+        rows_in = source.count(con, file)
     return {
-        "rows_in": source.count(con, file),
-        "events": _rows(events),
-        "rejects": _rows(rejects),
-        "partitions": [key for (key,) in keys.fetchall()],
-        "reasons": dict(reasons.fetchall()),
+        "rows_in": rows_in,
+        "unpacked": facts - records,
+        "duplicates": duplicates,
+        "events": events,
+        "reasons": reasons,
     }
 
 
-def _view_staged(con: duckdb.DuckDBPyConnection, staged: Mapping[str, Path]) -> None:
-    """The view ``staged`` with the facts of each raw file, and the table ``files``. A copy's facts appear again."""
-    rows = [
-        {
-            "file": place,
-            "path": path,
-            "events": str(folder / "events.parquet"),
-            "rejects": str(folder / "rejects.parquet"),
-            "rows_in": _counts(folder)["rows_in"],
-        }
-        for place, (path, folder) in enumerate(staged.items())
+def _sort_facts(
+    con: duckdb.DuckDBPyConnection, source: Source, file: RawFile, partitions: Partitions
+) -> tuple[int, int]:
+    """Make the table ``facts`` in the order of the published files, refused ones last; returns facts and records.
+
+    Only the columns that the log has are sorted. A refused fact keeps its line, to be read again.
+    """
+    facts = checked(con, source, file, partitions)
+    columns = [column for column in EVENT_COLUMNS if column in facts.columns]
+    facts.create_view("checked_facts")
+    con.execute(
+        f"""create temp table facts as
+        select
+            if(reason is null, {_period_sql(partitions.grain)}, null) as period, event_id, {", ".join(columns)},
+            {"line" if source.unpacks else "if(reason is null, null, line)"} as line
+        from checked_facts
+        order by period, user_id, event_ts, event_id"""
+    )
+    records = "count(distinct line)" if source.unpacks else "count(*)"
+    [(rows, lines)] = con.sql(f"select count(*), {records} from facts").fetchall()
+    return rows, lines
+
+
+def _remove_duplicates(con: duckdb.DuckDBPyConnection) -> int:
+    """Delete every fact of the sorted table ``facts`` that follows its like; returns how many went."""
+    # Equal facts have equal ids; a join instead of the delete would lose the order of the rows.
+    [(gone,)] = con.execute(
+        """
+        delete from facts where rowid in (
+            select place
+            from (
+                select
+                    rowid as place, period,
+                    event_id = lag(event_id) over () and event_ts = lag(event_ts) over () as again
+                from facts
+            )
+            where again and period is not null
+        )
+        """
+    ).fetchall()
+    return int(gone)
+
+
+def _write_partitions(con: duckdb.DuckDBPyConnection, folder: Path, source: str) -> dict[str, int]:
+    """Write the usable rows of ``facts`` as one file of the published form a partition; returns the rows by its key."""
+    there = {name for name, *_ in con.sql("describe facts").fetchall()}
+    con.execute(f"create type source_name as enum ({literal(source)})")
+    known = {
+        "source": f"{literal(source)}::source_name",
+        "event_date": f"date '1970-01-01' + (epoch_us(event_ts) // {DAY_US})::integer",
+    }
+    columns = [
+        f"{known[name]} as {name}" if name in known else name if name in there else f"null as {name}"
+        for name in SCHEMAS["events"].names
     ]
-    con.register("files", pa.Table.from_pylist(rows, schema=_FILES))
-    for name, kind in (("staged", "events"), ("staged_rejects", "rejects")):
-        if rows:
-            con.sql(
-                f"""select parsed.* exclude (filename), files.file
-                from read_parquet($paths, filename = true) as parsed join files on parsed.filename = files.{kind}""",
-                params={"paths": sorted({row[kind] for row in rows})},
-            ).create_view(name)
-        else:
-            con.register(name, SCHEMAS[kind].append(pa.field("file", pa.int64())).empty_table())
+    periods = con.sql("select period, count(*) from facts where period is not null group by period order by period")
+    counts = {}
+    for period, rows in periods.fetchall():
+        select = f"select {', '.join(columns)} from facts where period = date '{period}'"
+        counts[str(period)] = rows
+        copy_ordered(con, select, folder / f"{period}.parquet", "events")
+    return counts
+
+
+def _write_rejects(
+    con: duckdb.DuckDBPyConnection, source: Source, file: RawFile, lines: Lines, path: Path, partitions: Partitions
+) -> dict[str, int]:
+    """Read the refused records again, by their lines, and write them with their text; returns the rows by reason."""
+    if not len(lines):
+        pq.write_table(SCHEMAS["rejects"].remove(0).empty_table(), path)
+        return {}
+    checked(con, source, file, partitions, lines).create_view("checked_facts")
+    con.execute(
+        """copy (
+            select line, left(raw, $longest) as raw, reason
+            from checked_facts
+            where reason is not null
+            order by line, reason
+        ) to $path (format parquet)""",
+        {"longest": LONGEST_RAW, "path": str(path)},
+    )
+    reasons = con.sql("select reason, count(*) from read_parquet($path) group by reason", params={"path": str(path)})
+    return dict(sorted(reasons.fetchall()))
+
+
+def _merge(paths: Sequence[Path], out: Path) -> list[int]:
+    """Publish the sorted parts of several files as one, each fact once; returns how many each part gave."""
+    if not paths:
+        pq.write_table(SCHEMAS["events"].empty_table(), out)
+        return []
+    names = [str(path) for path in paths]
+    with connect() as con:
+        con.execute(
+            """create temp table facts as
+            select parts.* exclude (filename), list_position($paths, filename) as place, event_date as period
+            from read_parquet($paths, filename = true) as parts
+            order by user_id, event_ts, event_id, place""",
+            {"paths": names},
+        )
+        _remove_duplicates(con)
+        copy_ordered(con, f"select {', '.join(SCHEMAS['events'].names)} from facts", out, "events")
+        kept = dict(con.sql("select place, count(*) from facts group by place").fetchall())
+    return [kept.get(place, 0) for place in range(1, len(paths) + 1)]
+
+
+def _period_sql(grain: str) -> str:
+    """The first day of the period of ``event_ts``."""
+    day = f"date '1970-01-01' + (epoch_us(event_ts) // {DAY_US})::integer"
+    return day if grain == "day" else f"date_trunc('{grain}', {day})::date"
 
 
 def _counts(folder: Path) -> dict[str, Any]:
@@ -244,13 +396,10 @@ def _commonest(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} ({count:,})" for reason, count in ordered)
 
 
-def _outside(partitions: Partitions) -> str:
-    return f"outside the experiment's time range {partitions.start} to {partitions.end}"
-
-
-def _refuse_unreadable(path: Path, counts: Mapping[str, Any], partitions: Partitions) -> None:
+def _refuse_unreadable(path: Path, counts: Mapping[str, Any]) -> None:
     """A file whose every record is broken is the wrong file. One that is only outside the time range may be a spare."""
-    if counts["reasons"] and not counts["events"] and _outside(partitions) not in counts["reasons"]:
+    chosen = any(reason.startswith(LEFT_OUT) for reason in counts["reasons"])
+    if counts["reasons"] and not counts["events"] and not chosen:
         raise DataError(
             f"{path} has no usable record among {counts['rows_in']:,}: {_commonest(counts['reasons'])}. "
             "Check that it is the right file, or take it out of the folder."
@@ -280,7 +429,3 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}. Check the file and its permissions.") from None
-
-
-def _rows(path: Path) -> int:
-    return int(pq.read_metadata(path).num_rows)

@@ -4,6 +4,7 @@ A fingerprint is computed from the fingerprints of the inputs, down to the conte
 plan is known before anything runs: a part is stale exactly when its fingerprint is not the published one.
 """
 
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -68,22 +69,27 @@ STEPS = {
              "pipeline.ingest", _reads("manifest"), kind="time"),
         Step("ingest_counts", "logs", "Rows in, events, duplicates and rejects of every raw file.",
              "pipeline.ingest", _reads("manifest", "events", "rejects")),
-        Step("entities", "logs", "What the log says of its items and users: titles, categories, prices, features.",
+        Step("entities", "logs", "What the log's catalogues say: titles, categories, prices, features.",
              "pipeline.entities", _reads("manifest")),
+        Step("mentions", "logs", "What the log's events say of their items: category, brand, shop.",
+             "pipeline.entities", _reads("events"), kind="time"),
         Step("impressions", "sessions", "Shown items with what came of each, by session, page and slot.",
              "pipeline.sessions", _reads("events", before=2 * DAY, after=2 * DAY), kind="time",
              settings=lambda e: (e.sessions, e.rewards, getattr(e.source, "positive_above", None))),
         Step("sessions", "sessions", "Sessions: a user's visit, from its first event to an inactivity gap.",
              "pipeline.sessions", _reads("events", before=2 * DAY, after=2 * DAY), kind="time",
              settings=lambda e: (e.sessions, e.rewards, getattr(e.source, "positive_above", None))),
+        Step("data_report", "sessions", "What was ingested, in figures; with a page of its own, data.html.",
+             "pipeline.report.data", _reads("events", "impressions", "sessions", "rejects", "ingest_counts"),
+             lambda e: (e.name, e.description, e.partitions.grain)),
         Step("splits", "sessions", "The cut-offs in global time; sessions that cross one are dropped and counted.",
              "pipeline.splits", _reads("sessions"), lambda e: e.splits),
         Step("items", "sessions", "The items; dense index, categories and counts from the training window only.",
-             "pipeline.entities", _reads("entities", "impressions", "sessions", "splits")),
+             "pipeline.entities", _reads("entities", "mentions", "impressions", "sessions", "splits")),
         Step("users", "sessions", "The users; dense index from the training window only.",
              "pipeline.entities", _reads("entities", "impressions", "sessions", "splits")),
-        Step("features", "features", "Point-in-time popularity and CTR, strictly before each impression.",
-             "pipeline.features", _reads("impressions", "events", before=8 * DAY, after=DAY), kind="time"),
+        Step("features", "features", "Item, user, user-item and context, strictly before each impression.",
+             "pipeline.features", {**_reads("impressions", before=8 * DAY), **_reads("entities")}, kind="time"),
         Step("item_embeddings", "features", "SVD of the shifted PPMI matrix over training sessions.",
              "pipeline.embeddings", _reads("impressions", "sessions", "splits", "items"), lambda e: e.embeddings),
         Step("trajectories", "trajectories", "Page transitions of the training window, with their goals.",
@@ -141,6 +147,11 @@ class Job:
         """The published files of an input that the parts being made read."""
         return self.plan.store.files(table, self.plan.read_parts(next(iter(self.aside)), self.parts, table))
 
+    def published(self, tables: Iterable[str], part: str) -> dict[str, Path]:
+        """The first file of the current version of a part of each table, where there is one."""
+        versions = {table: self.plan.store.current(table, part) for table in tables}
+        return {table: version.folder / f"{table}.parquet" for table, version in versions.items() if version}
+
     def folder(self, table: str, part: str = WHOLE) -> Path:
         """The scratch folder of one part that is being made."""
         folder = self.aside[table] / part
@@ -187,6 +198,10 @@ class Plan:
     def report(self) -> Path:
         return self.store.root / "report.html"
 
+    @property
+    def data_page(self) -> Path:
+        return self.store.root / "data.html"
+
     def parts(self, table: str) -> list[str]:
         """Every part that the table should have."""
         kind = STEPS[table].kind
@@ -222,13 +237,15 @@ class Plan:
         inputs = {
             f"{source}/{key}": self.fingerprint(source, key)
             for source in step.inputs
-            if source != "manifest" or table != "events"
+            if source != "manifest" or table not in ("events", "entities")
             for key in self.read_parts(table, [part], source)
         }
         if table == "manifest":
             inputs = {"raw": self.discovered}
         elif table == "events":  # not the whole manifest: a new file makes only the periods stale that it touches
             inputs = {path: folder.name for path, folder in self.staged(part).items()}
+        elif table == "entities":  # nor do new events change the catalogues
+            inputs = {row["path"]: row["hash"] for row in self.manifest if row["kind"] != "events"}
         settings: list[Any] = [_plain(step.settings(self.experiment))]
         modules = [step.module]
         if part in self.experiment.agents:
@@ -250,14 +267,31 @@ class Plan:
 
     def staged(self, part: str | None = None) -> dict[str, Path]:
         """The staged folder of each raw events file of the current manifest; with ``part``, of those that touch it."""
-        manifest = read_table(self.store.require("manifest").files, "manifest")
-        folders = staged_folders(manifest, self.staging, self.experiment.partitions, self.staging_key)
-        touched = {row["path"]: row["partitions"] for row in manifest.to_pylist()}
+        folders = staged_folders(self.manifest, self.staging, self.experiment.partitions, self.staging_key)
+        touched = {row["path"]: row["partitions"] for row in self.manifest}
         return {path: folder for path, folder in folders.items() if part is None or part in touched[path]}
 
-    def event_files(self) -> dict[Partition, Path]:
-        """The published events of each partition that has been published."""
-        return {p: path for p in self.partitions for path in self.store.files("events", [p.key])}
+    @property
+    def manifest(self) -> list[dict[str, Any]]:
+        """The rows of the current manifest."""
+        return list(read_table(self.store.require("manifest").files, "manifest").to_pylist())
+
+    def collect_garbage(self) -> list[Path]:
+        """Remove versions that nothing points to, staged files of other content or code, and logs of other shops."""
+        gone = self.store.collect_garbage()
+        if self.store.current("manifest") and not self.stale("manifest"):
+            kept = set(self.staged().values())
+            gone += [folder for folder in sorted(self.staging.glob("*")) if folder not in kept]
+        home = getattr(self.source, "home", None)
+        if home is not None:
+            gone += [folder for folder in sorted(home.parent.glob("*")) if folder != home]
+        for folder in gone:
+            shutil.rmtree(folder, ignore_errors=True)
+        return gone
+
+    def event_files(self) -> dict[str, Path]:
+        """The published events of each partition that has been published, by its key."""
+        return {p.key: path for p in self.partitions for path in self.store.files("events", [p.key])}
 
     def agent_class(self, name: str) -> str:
         """``module:ConfigClass`` of an agent of the experiment."""
@@ -268,9 +302,10 @@ class Plan:
         if table != "manifest" and self.stale("manifest"):
             return list(parts or self.parts(table))
         found = []
+        beside = {"results": self.results, "report": self.report, "data_report": self.data_page}.get(table)
         for part in self.parts(table) if parts is None else parts:
             current = self.store.current(table, part)
-            missing = table in ("results", "report") and not getattr(self, table).exists()
+            missing = beside is not None and not beside.exists()
             if missing or current is None or current.fingerprint != self.fingerprint(table, part):
                 found.append(part)
         return found

@@ -1,19 +1,17 @@
-"""What people open: results.duckdb, the HTML report, and the leaderboard in a terminal."""
+"""What people open: results.duckdb, the HTML report, the page of the data, and the leaderboard in a terminal."""
 
 from pathlib import Path
 
-from pipeline.plan import BESIDE, Plan
-from pipeline.report.html import Section, write_report
+from pipeline.data_report import build_data_report
+from pipeline.plan import BESIDE, STEPS, Job, Plan
+from pipeline.report.data import CONSTRUCTED, write_data_page
+from pipeline.report.html import write_report
+from pipeline.report.page import Section
 from pipeline.report.tables import terminal_table
 from pipeline.results import build_results, read, rebuild_views
 from pipeline.schemas import SCHEMAS
 from pipeline.storage import Store
-
-CONSTRUCTED = """\
-This log tells what users acted on, not what they were shown. The shown set of a session is therefore constructed: the
-items that the user acted on in it, in the order of time, with those below the threshold of positive feedback as skips.
-A ranker is judged on telling liked items from others that the same user chose to rate, which is not the task of a shop;
-nothing here says how users would react to items that they never met."""
+from pipeline.warehouse import read_table
 
 
 def publish_results(plan: Plan) -> Path:
@@ -24,9 +22,19 @@ def publish_results(plan: Plan) -> Path:
 
 def publish_report(plan: Plan) -> Path:
     """Swap in the HTML report of the current results."""
-    notes = [] if plan.source.has_impressions else [Section("What was shown is constructed", CONSTRUCTED)]
-    write_report(plan.results, plan.report, plan.experiment.name, plan.experiment.description, notes)
+    write_report(plan.results, plan.report, plan.experiment.name, plan.experiment.description, _notes(plan))
     return plan.report
+
+
+def publish_data_report(job: Job) -> Path:
+    """Make the table ``data_report`` and swap in its page, which needs no splits, agents or results."""
+    plan = job.plan
+    inputs = {table: job.files(table) for table in STEPS["data_report"].inputs}
+    grain, constructed = plan.experiment.partitions.grain, not plan.source.has_impressions
+    report = build_data_report(inputs, grain, constructed, job.out("data_report"))
+    counts = read_table(inputs["ingest_counts"], "ingest_counts")
+    write_data_page(report, counts, plan.data_page, plan.experiment.name, plan.experiment.description, _notes(plan))
+    return plan.data_page
 
 
 def follow_move(plan: Plan) -> None:
@@ -49,3 +57,7 @@ def table_files(store: Store) -> dict[str, list[Path]]:
         else:
             found[table] = store.files(table)
     return found
+
+
+def _notes(plan: Plan) -> list[Section]:
+    return [] if plan.source.has_impressions else [Section("What was shown is constructed", CONSTRUCTED)]

@@ -39,6 +39,7 @@ _TABLE_COMMENTS = {
     "rejects": "one refused input row with its raw text: may hold personal data",
     "impressions": "one shown item with what came of it",
     "sessions": "one session, in the partition of its start",
+    "data_report": "one figure about what was ingested; place orders the rows",
     "splits": "one cut-off; sessions that cross it are dropped and counted",
     "rankings": "one candidate of one test session under one agent and seed",
     "rerank": "one test session of one agent and seed; metrics are null unless status is scored",

@@ -8,6 +8,7 @@ seen there. All times are UTC, in microseconds. Feedback codes are those of ``mo
 import pyarrow as pa
 
 TIME = pa.timestamp("us", tz="UTC")
+EVENT_TYPES = ("impression", "click", "cart", "favorite", "purchase", "rating", "watch")
 WINDOWS = ("1h", "6h", "24h", "1w")  # look-back windows of the point-in-time features
 NDCG_CUTOFFS = (5, 10, 20, 40)
 HIT_CUTOFFS = (1, 5, 10)
@@ -59,16 +60,24 @@ SCHEMAS: dict[str, pa.Schema] = {
         request_id=pa.string(),  # the page or request that showed the item, or null
         position=pa.int32(),  # 0-based slot on that page, or null
         propensity=pa.float64(),  # of this item in this slot given the slots above, or null
+        category=pa.string(),  # what this row says of its item, or null
+        brand=pa.string(),
+        shop=pa.string(),
         source=pa.string(),
         event_date=pa.date32(),
     ),
     "rejects": _schema(file=pa.string(), line=pa.int64(), raw=pa.string(), reason=pa.string()),
     "ingest_counts": _schema(  # one row a raw events file
         path=pa.string(),
-        rows_in=pa.int64(),
+        rows_in=pa.int64(),  # raw records, counted without parsing them
+        unpacked=pa.int64(),  # facts beyond the first of a record that holds several
         events=pa.int64(),
         duplicates=pa.int64(),
-        rejects=pa.int64(),
+        rejects=pa.int64(),  # rows_in + unpacked = events + duplicates + rejects
+        left_out=pa.int64(),  # of the rejects: what the experiment chose to leave out, as by its time range
+    ),
+    "mentions": _schema(  # one row an item that a partition's events say something of
+        item_id=pa.string(), category=pa.string(), brand=pa.string(), shop=pa.string()
     ),
     "impressions": _schema(
         session_id=pa.int64(),
@@ -83,6 +92,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         propensity=pa.float64(),
         page_ts=TIME,  # when the page was shown
         impression_ts=TIME,
+        positive_ts=TIME,  # when it was first known to be positive, or null
     ),
     "sessions": _schema(
         session_id=pa.int64(),
@@ -96,12 +106,21 @@ SCHEMAS: dict[str, pa.Schema] = {
         reward=pa.float32(),
         capped=pa.bool_(),  # cut by the length cap (max_hours), not by the user
     ),
+    "data_report": _schema(  # one row a figure about the log
+        # overview, ingest, rejects, coverage, events_by_period …, spread, histogram, popularity, cold_start
+        section=pa.string(),
+        name=pa.string(),  # what is measured; a …_share lies between 0 and 1
+        bucket=pa.string(),  # of which period, kind, quantile or range of lengths; an instant (UTC) where value is null
+        value=pa.float64(),
+        place=pa.int32(),  # the order of all rows, from 1
+    ),
     "splits": _schema(
         split=pa.string(),  # train, validation, test
         start_ts=TIME,
         end_ts=TIME,  # exclusive
         sessions=pa.int64(),
         dropped=pa.int64(),  # sessions that start in it and cross its end
+        usable=pa.int64(),  # kept sessions with positive and other feedback: those in which a ranking can be judged
     ),
     "items": _schema(
         item_id=pa.string(),
@@ -111,7 +130,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         category=pa.string(),
         category_code=pa.int32(),  # dense over the training window, 0 = unknown
         brand=pa.string(),
+        shop=pa.string(),
         price=pa.float64(),
+        listed_ts=TIME,  # when the item was released or uploaded, where the log says so
         features=_FLOATS,  # standardised on the items of the training window
         train_impressions=pa.int64(),
         train_positives=pa.int64(),
@@ -119,16 +140,35 @@ SCHEMAS: dict[str, pa.Schema] = {
     "users": _schema(
         user_id=pa.string(), user_key=pa.int64(), user=pa.int32(), features=_FLOATS, train_sessions=pa.int64()
     ),
-    "features": _schema(
+    "features": _schema(  # one row an impression; item embeddings and user portraits are joined by id, not copied
         session_id=pa.int64(),
         position=pa.int32(),
         item_id=pa.string(),
         impression_ts=TIME,
+        item_category=pa.string(),
+        item_brand=pa.string(),
+        item_shop=pa.string(),
         **{
             f"item_{name}_{window}": kind
             for window in WINDOWS
-            for name, kind in (("impressions", pa.int64()), ("positives", pa.int64()), ("ctr", pa.float64()))
+            for name, kind in (("impressions", pa.int32()), ("positives", pa.int32()), ("ctr", pa.float32()))
         },
+        item_age_hours=pa.float32(),  # since its first showing within a week, or null
+        **{
+            f"user_{name}_{window}": pa.int32()
+            for window in WINDOWS
+            for name in ("impressions", "positives", "categories")  # different categories of the positives
+        },
+        user_item_impressions_1w=pa.int32(),
+        user_item_positives_1w=pa.int32(),
+        user_category_positives_1w=pa.int32(),  # of the user in the item's category; null where that is unknown
+        user_brand_positives_1w=pa.int32(),
+        user_shop_positives_1w=pa.int32(),
+        context_hour=pa.int8(),  # UTC, 0 to 23
+        context_weekday=pa.int8(),  # UTC, 0 = Monday
+        context_page=pa.int32(),
+        context_position=pa.int32(),
+        context_freshness_hours=pa.float32(),  # since the item was listed; null where unknown, or listed later
     ),
     "item_embeddings": _schema(item=pa.int32(), item_id=pa.string(), embedding=_FLOATS),
     "simulator_quality": _schema(

@@ -13,9 +13,12 @@ rankers are judged on. It still counts as activity; a session that showed nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from duckdb import DuckDBPyConnection
 
@@ -23,10 +26,10 @@ from models.feedback import FIRST_POSITIVE, Feedback
 from pipeline.errors import DataError
 from pipeline.experiment import Rewards, Sessions
 from pipeline.partitions import Partition
-from pipeline.warehouse import connect, copy_select, create_table, run_sql
+from pipeline.storage import code_fingerprint, fingerprint, link
+from pipeline.warehouse import connect, copy_ordered, create_table, instant, run_sql
 
 NEAR = timedelta(hours=48)  # events this far before and after a range decide its sessions: twice the largest max_hours
-_OF_PARTITION = "start_ts >= $start and start_ts < $end"
 
 
 def is_constructed(events: Sequence[Path]) -> bool:
@@ -44,12 +47,15 @@ def build_sessions(
     impressions_out: Callable[[Partition], Path],
     sessions_out: Callable[[Partition], Path],
     constructed: bool | None = None,
+    reuse: Callable[[Partition], Mapping[str, Path]] = lambda partition: {},
 ) -> dict[str, dict[str, int]]:
-    """Write ``impressions`` and ``sessions`` of a contiguous range of partitions; returns counts by partition key.
+    """Write ``impressions`` and ``sessions`` of each partition; returns counts by partition key.
 
-    ``events`` must hold the range and ``NEAR`` on both sides of it; then every range that contains a partition writes
-    the same bytes for it. ``constructed`` is what ``is_constructed`` says of the whole log, by default of the given
-    files. Raises DataError for ratings without ``positive_above``.
+    ``events`` must hold the partitions and ``NEAR`` on both sides of them. A table of a partition is two files: that of
+    the users who were away at its end, which no later day changes unless one of their visits goes on there, and that of
+    the users who were not (``late_path``). ``reuse`` gives the published files of a partition by table: where the first
+    of them was made from the same rows it is linked, not made again. ``constructed`` is what ``is_constructed`` says of
+    the whole log, by default of the given files. Raises DataError for ratings without ``positive_above``.
     """
     with connect({"events": events}) as con:
         if positive_above is None and _exists(con, "event_type in ('rating', 'watch')"):
@@ -59,67 +65,157 @@ def build_sessions(
             )
         if constructed is None:
             constructed = not _exists(con, "event_type = 'impression'")
-        _sessionise(con, wanted, settings, rewards, positive_above, constructed)
-        return {p.key: _write(con, p, impressions_out(p), sessions_out(p)) for p in wanted}
+        rules = _Rules(settings, rewards, positive_above, constructed)
+        return {p.key: _build(con, p, rules, impressions_out(p), sessions_out(p), reuse(p)) for p in wanted}
 
 
-def _sessionise(
+def late_path(path: Path) -> Path:
+    """Where the sessions of the users lie who were still there at a partition's end."""
+    return path.with_name(f"{path.stem}-late{path.suffix}")
+
+
+@dataclass(frozen=True)
+class _Rules:
+    settings: Sessions
+    rewards: Rewards
+    positive_above: float | None
+    constructed: bool
+
+    @property
+    def max_us(self) -> int:
+        return round(self.settings.max_hours * 3_600_000_000)
+
+    @property
+    def gap_us(self) -> int:
+        return min(round(self.settings.gap_minutes * 60_000_000), self.max_us)
+
+
+def _build(
     con: DuckDBPyConnection,
-    wanted: Sequence[Partition],
-    settings: Sessions,
-    rewards: Rewards,
-    positive_above: float | None,
-    constructed: bool,
-) -> None:
-    """Make the temporary tables from ``session_events`` to ``sessions``, each of the SQL file of its name."""
-    names = [code.name.lower() for code in Feedback if code]  # SQL lists count from 1, as the codes do
-    first, last = wanted[0].start, wanted[-1].end
-    max_us = round(settings.max_hours * 3_600_000_000)
-    create_table(
-        con,
-        "session_events",
-        "staging/session_events",
-        {
-            "read_from": first - NEAR,
-            "read_until": last + NEAR,
-            "gap_us": min(round(settings.gap_minutes * 60_000_000), max_us),
-            "max_us": max_us,
-            "positive_above": positive_above,
-            "feedback": names,
-            "skip": int(Feedback.SKIP),
-            "click": int(Feedback.CLICK),
-        },
+    partition: Partition,
+    rules: _Rules,
+    impressions: Path,
+    sessions: Path,
+    published: Mapping[str, Path],
+) -> dict[str, int]:
+    """Both files of both tables of one partition; the counts lie beside the first as ``counts.json``."""
+    gap = timedelta(microseconds=rules.gap_us)
+    near = {
+        "start": partition.start,
+        "end": partition.end,
+        "read_from": partition.start - NEAR,
+        "read_until": partition.end + NEAR,
+    }
+    pauses = {"gap": gap, "longest_pause": timedelta(microseconds=rules.max_us)}
+    create_table(con, "visits_into", "staging/crossing_visits", {"border": partition.start} | pauses)
+    create_table(con, "visits_out", "staging/crossing_visits", {"border": partition.end} | pauses)
+    create_table(con, "request_users", "staging/request_users", near)
+    create_table(con, "neighbours", "staging/session_neighbours", near)
+    create_table(con, "late_users", "staging/late_users", {"end": partition.end, "gap": gap})
+    made_from = _early_rows(con, partition, rules)
+    early = _linked(published, impressions, sessions, made_from)
+    if early is None:
+        _log_view(con, partition, "anti")
+        early = _write(con, partition, rules, impressions, sessions)
+    _log_view(con, partition, "semi")
+    late = _write(con, partition, rules, late_path(impressions), late_path(sessions))
+    record = {"made_from": made_from, "counts": early}
+    (impressions.with_suffix(".json")).write_text(json.dumps(record), encoding="utf-8")
+    return {name: count + late[name] for name, count in early.items()}
+
+
+def _early_rows(con: DuckDBPyConnection, partition: Partition, rules: _Rules) -> str:
+    """A fingerprint of all that the sessions of the users who were away at the partition's end are made from."""
+    digest = (
+        "select count(*), sum(hash(event_id, event_ts, event_type))::varchar from {rows} as rows "
+        "where user_id not in (from late_users)"
     )
-    create_table(con, "showings", "staging/showings", {"constructed": constructed})
-    create_table(con, "credits", "staging/credits", {"constructed": constructed, "max_us": max_us})
-    create_table(con, "shown", "staging/shown", {"first_start": first, "last_end": last})
-    pages = {"page_size": settings.page_size, "cols": settings.cols}
-    outcomes = {"feedback": names, "rewards": list(rewards.by_code()[1:])}
-    create_table(con, "impressions", "staging/impressions", pages | outcomes)
+    inside = f"(from events where event_ts >= {instant(partition.start)} and event_ts < {instant(partition.end)})"
+    rows = [con.sql(digest.format(rows=rows)).fetchall() for rows in (inside, "neighbours")]
+    settings = rules.settings.model_dump(mode="json"), rules.rewards.model_dump(mode="json")
+    return fingerprint(rows, settings, rules.positive_above, rules.constructed, code_fingerprint("pipeline.sessions"))
+
+
+def _linked(published: Mapping[str, Path], impressions: Path, sessions: Path, made_from: str) -> dict[str, int] | None:
+    """Link the published files if they were made from the same rows; returns their counts, or None."""
+    if not {"impressions", "sessions"} <= published.keys():
+        return None
+    try:
+        record = json.loads(published["impressions"].with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if record["made_from"] != made_from:
+        return None
+    link(published["impressions"], impressions)
+    link(published["sessions"], sessions)
+    return dict(record["counts"])
+
+
+def _log_view(con: DuckDBPyConnection, partition: Partition, join: Literal["semi", "anti"]) -> None:
+    """``session_log``: the events that decide the sessions of the late users (semi) or of the others (anti)."""
+    con.execute(
+        f"""
+        create or replace view session_log as
+        with inside as (
+            select event_id, user_id, item_id, event_ts, event_type, value, session_id, request_id, position, propensity
+            from events
+            where event_ts >= {instant(partition.start)} and event_ts < {instant(partition.end)}
+            union all
+            from neighbours
+        )
+        from inside {join} join late_users using (user_id)
+        """
+    )
+
+
+def _write(
+    con: DuckDBPyConnection, partition: Partition, rules: _Rules, impressions: Path, sessions: Path
+) -> dict[str, int]:
+    """Sessionise ``session_log``; write what starts in the partition."""
+    is_simple = _sessionise(con, partition, rules)
+    copy_ordered(con, "select * from impressions order by start_ts, session_id, position", impressions, "impressions")
+    copy_ordered(con, "select * from sessions order by start_ts, session_id", sessions, "sessions")
+    counts = {
+        "impressions": "select count(*) from impressions",
+        "sessions": "select count(*) from sessions",
+        "capped": "select count(*) from sessions where capped",
+    }
+    found = {name: int(con.sql(select).fetchall()[0][0]) for name, select in counts.items()}
+    left_out = {"empty": 0, "uncredited": 0}  # of a session's acts none, where every act shows its item
+    if not is_simple:
+        period = {"start": partition.start, "end": partition.end}
+        left_out = run_sql(con, "staging/sessions_left_out", period).to_arrow_table().to_pylist()[0]
+    return found | left_out
+
+
+def _sessionise(con: DuckDBPyConnection, partition: Partition, rules: _Rules) -> bool:
+    """Make the temporary tables from ``session_rows`` to ``sessions``, each of the SQL file of its name.
+
+    Returns whether the log is of the simple kind: constructed, without requests and slots.
+    """
+    names = [code.name.lower() for code in Feedback if code]  # SQL lists count from 1, as the codes do
+    codes = {"feedback": names, "skip": int(Feedback.SKIP), "click": int(FIRST_POSITIVE)}
+    pages = {"page_size": rules.settings.page_size, "cols": rules.settings.cols}
+    outcomes = {"feedback": names, "rewards": list(rules.rewards.by_code()[1:])}
+    limits = {"gap_us": rules.gap_us, "max_us": rules.max_us}
+    create_table(con, "session_rows", "staging/session_rows", {"positive_above": rules.positive_above} | codes)
+    create_table(con, "session_events", "staging/session_events", limits)
+    is_simple = rules.constructed and not _exists(con, "request_id is not null or position is not null", "session_rows")
+    if is_simple:
+        first, last = (round(moment.timestamp() * 1_000_000) for moment in (partition.start, partition.end))
+        bounds = {"first_us": first, "last_us": last, "click": int(FIRST_POSITIVE)}
+        create_table(con, "constructed_acts", "staging/constructed_acts", bounds)
+        create_table(con, "impressions", "staging/constructed_impressions", pages | outcomes)
+    else:
+        create_table(con, "showings", "staging/showings", {"constructed": rules.constructed})
+        create_table(con, "credits", "staging/credits", {"constructed": rules.constructed, "max_us": rules.max_us})
+        bounds = {"first_start": partition.start, "last_end": partition.end, "click": int(FIRST_POSITIVE)}
+        create_table(con, "shown", "staging/shown", bounds)
+        create_table(con, "impressions", "staging/impressions", pages | outcomes)
     positive = {"click": int(FIRST_POSITIVE), "purchase": int(Feedback.PURCHASE)}
     create_table(con, "sessions", "staging/sessions", positive)
+    return is_simple
 
 
-def _write(con: DuckDBPyConnection, partition: Partition, impressions: Path, sessions: Path) -> dict[str, int]:
-    period = {"start": partition.start, "end": partition.end}
-    return {
-        "impressions": copy_select(
-            con,
-            f"select * from impressions where {_OF_PARTITION} order by start_ts, session_id, position",
-            impressions,
-            "impressions",
-            period,
-        ),
-        "sessions": copy_select(
-            con,
-            f"select * from sessions where {_OF_PARTITION} order by start_ts, session_id",
-            sessions,
-            "sessions",
-            period,
-        ),
-        **run_sql(con, "staging/sessions_left_out", period).to_arrow_table().to_pylist()[0],
-    }
-
-
-def _exists(con: DuckDBPyConnection, condition: str) -> bool:
-    return bool(con.sql(f"select 1 from events where {condition} limit 1").fetchall())
+def _exists(con: DuckDBPyConnection, condition: str, table: str = "events") -> bool:
+    return bool(con.sql(f"select 1 from {table} where {condition} limit 1").fetchall())

@@ -15,7 +15,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from pipeline.checks import run_check
-from pipeline.errors import DataError
+from pipeline.errors import TooSmallError
 from pipeline.experiment import Splits, utc
 from pipeline.warehouse import connect, create_table, run_sql, write_parquet
 
@@ -25,12 +25,12 @@ MIN_STARTS = 3  # distinct session starts: one a split
 def build_splits(sessions: Sequence[Path], settings: Splits, out: Path) -> dict[str, dict[str, int]]:
     """Write ``splits``; returns the kept and dropped sessions by split.
 
-    A share is turned into the session start that comes nearest to it. Raises DataError when a split stays empty.
+    A share is turned into the session start that comes nearest to it. Raises TooSmallError when a split stays empty.
     """
     with connect({"sessions": sessions}) as con:
         n, starts = con.sql("select count(*), count(distinct start_ts) from sessions").fetchall()[0]
         if starts < MIN_STARTS:
-            raise DataError(
+            raise TooSmallError(
                 f"The log is too small to split: {n} sessions with {starts} distinct start times, and train, "
                 "validation and test need one each; use a longer log, or cut sessions finer with sessions.gap_minutes."
             )
@@ -69,8 +69,14 @@ def _at_share(con: DuckDBPyConnection, share: float | datetime, after: datetime 
 def _refuse_empty(splits: pa.Table, n: int) -> None:
     for split in splits.to_pylist():
         if not split["sessions"]:
-            raise DataError(
+            raise TooSmallError(
                 f"The log is too small to split: of {n} sessions, {split['dropped']} start in the {split['split']} "
                 f"split ({split['start_ts']} to {split['end_ts']}) and none ends in it; "
+                "use a longer log, or move splits.validation and splits.test."
+            )
+        if not split["usable"] and split["split"] != "train":
+            raise TooSmallError(
+                f"The log is too small to split: none of the {split['sessions']} sessions of the {split['split']} split "
+                "has both positive and other feedback, so no ranking is better than another; "
                 "use a longer log, or move splits.validation and splits.test."
             )

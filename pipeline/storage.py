@@ -201,3 +201,12 @@ def write_atomically(path: Path, text: str) -> None:
         stream.write(text)
     os.chmod(stream.name, 0o644)
     os.replace(stream.name, path)
+
+
+def link(source: Path, target: Path) -> None:
+    """The same immutable file under a second name; a copy where the file system has no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

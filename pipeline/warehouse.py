@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,25 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.feedback import Feedback
 from pipeline.errors import ConfigError
-from pipeline.schemas import SCHEMAS
+from pipeline.schemas import EVENT_TYPES, SCHEMAS, TIME
 
 SQL = Path(__file__).parent.parent / "sql"
 ROW_GROUP = 122_880
+_ENUMS = {"event_type", "source", "feedback"}  # written from enums: the same text, without hashing every value
+_DUCKDB_TYPES = {
+    pa.string(): "varchar",
+    pa.int8(): "tinyint",
+    pa.int16(): "smallint",
+    pa.int32(): "integer",
+    pa.int64(): "bigint",
+    pa.float32(): "float",
+    pa.float64(): "double",
+    pa.bool_(): "boolean",
+    pa.date32(): "date",
+    TIME: "timestamptz",
+}
 
 
 def quote(identifier: str) -> str:
@@ -27,6 +42,11 @@ def quote(identifier: str) -> str:
 def literal(text: str | Path) -> str:
     """An SQL string literal, for the few places (views) where DuckDB binds no values."""
     return "'" + str(text).replace("'", "''") + "'"
+
+
+def instant(moment: datetime) -> str:
+    """An SQL literal of an instant, for the same places."""
+    return f"timestamptz {literal(moment.isoformat())}"
 
 
 @cache
@@ -42,14 +62,21 @@ def sql_text(name: str) -> str:
 def connect(inputs: Mapping[str, Sequence[Path]] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """An in-memory DuckDB in UTC, spilling to a temporary folder, with each input's Parquet files as a view.
 
+    HINDSIGHT_MEMORY (as ``6GiB``) limits what it holds in memory; DuckDB's own default is 80 % of the machine's.
     An input without files becomes an empty table with the published columns of its name.
     """
     with tempfile.TemporaryDirectory(prefix="hindsight-") as spill, duckdb.connect() as con:
         con.execute("set timezone = 'UTC'")
         con.execute("set enable_progress_bar = false")
         con.execute("set temp_directory = $spill", {"spill": spill})
-        con.execute(f"set threads = {min(4, os.cpu_count() or 1)}")
+        # One thread groups rows into other files' row groups than several do: never fewer than two, for the same bytes.
+        con.execute(f"set threads = {max(2, min(4, os.cpu_count() or 1))}")
+        if memory := os.environ.get("HINDSIGHT_MEMORY"):
+            con.execute("set memory_limit = $memory", {"memory": memory})
         con.execute("create macro key64(text) as (md5_number_lower(text) >> 1)::bigint")
+        con.execute(f"create type event_type as enum ({', '.join(map(literal, EVENT_TYPES))})")
+        names = [code.name.lower() for code in Feedback if code]
+        con.execute(f"create type feedback as enum ({', '.join(map(literal, names))})")
         for name, files in (inputs or {}).items():
             view(con, name, files)
         yield con
@@ -59,7 +86,10 @@ def view(con: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path]) -> No
     """A view over Parquet files, or an empty table with the published columns where there are none."""
     if files:
         paths = ", ".join(literal(path) for path in files)
-        con.execute(f"create or replace view {quote(name)} as select * from read_parquet([{paths}])")
+        con.execute(
+            f"create or replace view {quote(name)} as "
+            f"select * from read_parquet([{paths}], union_by_name = true, hive_partitioning = false)"
+        )
     else:
         none = SCHEMAS[name].empty_table()
         con.register("_none", none)
@@ -87,6 +117,27 @@ def copy_select(
     """Write a select to one Parquet file with exactly the columns and types of ``SCHEMAS[table]``; returns the rows."""
     relation = con.sql(select, params=dict(params or {}))
     return write_parquet(path, table, relation.to_arrow_reader(ROW_GROUP))
+
+
+def copy_ordered(con: duckdb.DuckDBPyConnection, select: str, path: Path, table: str) -> None:
+    """Write a select to one Parquet file in its order, with the columns and types of ``SCHEMAS[table]``.
+
+    DuckDB's own writer: for the large tables, several times as fast as ``copy_select``. The select must not join, for
+    a join does not keep the order of rows.
+    """
+    columns = ", ".join(f"{quote(field.name)}::{_duckdb_type(field.type)} as {quote(field.name)}"
+                        if field.name not in _ENUMS else quote(field.name) for field in SCHEMAS[table])  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    con.execute(
+        f"copy (select {columns} from ({select})) to {literal(path)} "
+        "(format parquet, compression lz4_raw, parquet_version v2)"
+    )
+
+
+def _duckdb_type(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return f"{_duckdb_type(kind.value_type)}[]"
+    return _DUCKDB_TYPES[kind]
 
 
 def write_parquet(path: Path, table: str, batches: Iterable[pa.RecordBatch]) -> int:

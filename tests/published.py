@@ -69,6 +69,7 @@ def demo_tables() -> dict[str, pa.Table]:
             "ingest_counts", [{"path": "a.csv", "rows_in": 123, "events": 100, "duplicates": 20, "rejects": 3}]
         ),
         "manifest": table("manifest", [{"path": "a.csv", "kind": "events", "hash": "f00d", "size": 4096, "rows": 123}]),
+        "data_report": table("data_report", data_report()),
         "splits": table("splits", _splits()),
         "users": table(
             "users",
@@ -102,6 +103,39 @@ def _splits() -> list[dict[str, Any]]:
         for split, first, end, sessions, dropped in [
             ("train", 0, 22, 1400, 7), ("validation", 22, 25, 200, 3), ("test", 25, 30, 260, 0)]
     ]  # fmt: skip
+
+
+def data_report() -> list[dict[str, Any]]:
+    """Rows of every section."""
+    days = ["2024-01-01", "2024-01-02"]
+    figures: list[tuple[str, str, str | None, float | None]] = [
+        ("overview", "first_event", "2024-01-01 00:00:00", None),
+        ("overview", "events", None, 144),
+        ("overview", "positives_share", None, 0.2),
+        ("overview", "shown_set_is_constructed", None, 0),
+        ("ingest", "raw_files", None, 1),
+        ("ingest", "rows_in", None, 123),
+        ("rejects", "rows", f"cannot read … as {HOSTILE}", 3),
+        ("coverage", "session_id", "impression", 1),
+        ("coverage", "propensity", "impression", 0.75),
+        ("coverage", "session_id", "click", 0.5),
+        ("coverage", "propensity", "click", 0),
+        *(("events_by_period", name, day, n) for name, n in (("impression", 58), ("click", 14)) for day in days),
+        *(("feedback_by_period", name, day, n) for name, n in (("skip", 40), ("click", 10)) for day in days),
+        *(("sessions_by_period", name, day, 30) for name in ("with_positive", "without_positive") for day in days),
+        *(("users_by_period", name, day, 20) for name in ("known", "new") for day in days),
+        ("items_by_period", "new", days[1], 5),
+        *(("spread", "impressions_of_a_session", name, n) for name, n in (("mean", 2.5), ("p50", 2), ("max", 9))),
+        ("spread", "sessions_of_a_user", "mean", 1.5),
+        *(("histogram", "impressions_of_a_session", name, n) for name, n in (("1", 15), ("2–3", 40), ("8–15", 5))),
+        ("histogram", "sessions_of_a_user", "1", 40),
+        *(("popularity", name, "impressions", 0.25) for name in ("top_1_percent_share", "gini")),
+        ("popularity", "gini", "positives", 0.5),
+        ("cold_start", "cut_off", "2024-01-05 00:00:00", None),
+        ("cold_start", "cold_users_share", None, 0.125),
+    ]
+    columns = ("section", "name", "bucket", "value", "place")
+    return [dict(zip(columns, (*figure, place), strict=True)) for place, figure in enumerate(figures, start=1)]
 
 
 def _events() -> list[dict[str, Any]]:

@@ -1,7 +1,5 @@
 """Blocking checks of the data's integrity, and one that warns. A failed blocking check stops what comes after."""
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
@@ -43,14 +41,22 @@ schema_checks = [schema_check(table) for table in STEPS if table in SCHEMAS]
 
 @dg.asset_check(asset=key("events"), blocking=True, description="Rows in = events + duplicates + rejects.")
 def conservation() -> dg.AssetCheckResult:
-    from pipeline.ingest import build_counts, check_conservation
-    from pipeline.warehouse import read_table
+    from pipeline.ingest import check_conservation, ingest_counts, published_counts
 
     plan = Plan(EXPERIMENT)
-    with TemporaryDirectory() as scratch:  # counted anew: the published counts are made after this check
-        counts = Path(scratch) / "ingest_counts.parquet"
-        build_counts(plan.staged(), plan.event_files(), counts)
-        return verdict(check_conservation(read_table([counts], "ingest_counts")))
+    events = plan.event_files()  # counted anew: the published counts are made after this check
+    return verdict(check_conservation(ingest_counts(plan.staged(), published_counts(events)), events))
+
+
+@dg.asset_check(
+    asset=key("events"), blocking=True, description="No raw file was refused beyond the ceiling, ingest.max_rejects."
+)
+def reject_ceiling() -> dg.AssetCheckResult:
+    from pipeline.ingest import check_reject_ceiling, ingest_counts, published_counts
+
+    plan = Plan(EXPERIMENT)
+    counts = ingest_counts(plan.staged(), published_counts(plan.event_files()))
+    return verdict(check_reject_ceiling(counts, EXPERIMENT.ingest.max_rejects))
 
 
 @dg.asset_check(asset=key("splits"), blocking=True, description="Train lies before validation, validation before test.")
@@ -66,7 +72,8 @@ def no_future_in_features() -> dg.AssetCheckResult:
     from pipeline.features import check_features
 
     store = Plan(EXPERIMENT).store
-    return verdict(check_features(store.files("features"), store.files("impressions"), store.files("events")))
+    described = store.require("entities").folder / "items.parquet"
+    return verdict(check_features(store.files("features"), store.files("impressions"), described))
 
 
 @dg.asset_check(asset=key("simulator"), description="The user model beats the base rate on the validation window.")

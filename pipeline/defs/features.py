@@ -10,9 +10,8 @@ def features(context: dg.AssetExecutionContext):
     def build(job):
         from pipeline.features import build_features
 
-        build_features(
-            job.files("impressions"), job.files("events"), job.partitions, lambda p: job.out("features", p.key)
-        )
+        described = job.plan.store.require("entities").folder / "items.parquet"
+        build_features(job.files("impressions"), described, job.partitions, lambda p: job.out("features", p.key))
 
     yield from publish(context, ("features",), build)
 

@@ -44,11 +44,25 @@ def rejects(context: dg.AssetExecutionContext):
 @step_asset(spec("ingest_counts"))
 def ingest_counts(context: dg.AssetExecutionContext):
     def build(job):
-        from pipeline.ingest import build_counts
+        from pipeline.ingest import ingest_counts, published_counts
+        from pipeline.warehouse import write_parquet
 
-        build_counts(job.plan.staged(), job.plan.event_files(), job.out("ingest_counts"))
+        counts = ingest_counts(job.plan.staged(), published_counts(job.plan.event_files()))
+        write_parquet(job.out("ingest_counts"), "ingest_counts", counts.to_batches())
 
     yield from publish(context, ("ingest_counts",), build)
+
+
+@step_asset(spec("mentions"))
+def mentions(context: dg.AssetExecutionContext):
+    def build(job):
+        from pipeline.entities import build_mentions
+
+        for partition in job.partitions:
+            events = job.plan.store.files("events", [partition.key])
+            build_mentions(events, job.out("mentions", partition.key))
+
+    yield from publish(context, ("mentions",), build)
 
 
 @step_asset(spec("entities"))

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from typing import Any
 
 import dagster as dg
@@ -13,21 +12,24 @@ from pipeline.plan import Plan
 def events_metadata(plan: Plan) -> dict[str, Any]:
     """Events by period."""
     from pipeline.plan import row_count
-    from pipeline.report.plots import bars
+    from pipeline.report.plots import stacked
 
     periods = {part: row_count(plan.store.files("events", [part])) for part in plan.store.parts("events")}
-    none = [float("nan")] * len(periods)
-    plot = bars(list(periods), list(periods.values()), none, none, "Events by period", "events")
+    plot = stacked({"events": periods}, "Events by period", "period", "events")
     return {"by_period": dg.MetadataValue.md(plot)}
 
 
 def sessions_metadata(plan: Plan) -> dict[str, Any]:
     """How long sessions are."""
     from pipeline.report.plots import histogram
-    from pipeline.warehouse import read_table
+    from pipeline.warehouse import connect
 
-    lengths = read_table(plan.store.files("sessions"), "sessions", ["impressions"])["impressions"].to_numpy()
-    return {"length": dg.MetadataValue.md(histogram(lengths, "Session length", "items shown"))} if len(lengths) else {}
+    with connect({"sessions": plan.store.files("sessions")}) as con:
+        found = con.sql("select impressions, count(*) as n from sessions group by all order by all").fetchnumpy()
+    if not len(found["n"]):
+        return {}
+    plot = histogram(found["impressions"], "Session length", "items shown", counts=found["n"])
+    return {"length": dg.MetadataValue.md(plot)}
 
 
 def splits_metadata(plan: Plan) -> dict[str, Any]:
@@ -38,12 +40,30 @@ def splits_metadata(plan: Plan) -> dict[str, Any]:
 
 def rejects_metadata(plan: Plan) -> dict[str, Any]:
     """Reasons without the rows and without the values that they quote: those are personal data."""
+    from pipeline.warehouse import connect, run_sql
+
+    with connect({"rejects": plan.store.files("rejects")}) as con:
+        rows = run_sql(con, "queries/rejects_by_reason").limit(20).to_arrow_table().to_pylist()
+    return {"reasons": dg.MetadataValue.md(markdown(rows) if rows else "Nothing was refused.")}
+
+
+def data_report_metadata(plan: Plan) -> dict[str, Any]:
+    """The tables and charts of the page, as Markdown."""
+    from pipeline.report.data import data_topics
+    from pipeline.report.plots import stacked
     from pipeline.warehouse import read_table
 
-    found = read_table(plan.store.files("rejects"), "rejects", ["reason"])["reason"].to_pylist()
-    reasons = Counter(re.sub(r"'[^']*'|\"[^\"]*\"", "…", reason) for reason in found)
-    rows = [{"reason": reason, "rows": count} for reason, count in reasons.most_common(20)]
-    return {"reasons": dg.MetadataValue.md(markdown(rows) if rows else "Nothing was refused.")}
+    found: dict[str, Any] = {"page": dg.MetadataValue.path(str(plan.data_page))}
+    report, counts = (read_table(plan.store.files(table), table) for table in ("data_report", "ingest_counts"))
+    for topic in data_topics(report, counts):
+        for table in filter(None, [*topic.tables, topic.folded]):
+            head = [cell.text for cell in table.head]
+            rows = [dict(zip(head, (cell.text for cell in row), strict=True)) for row in table.rows]
+            found[_key(table.caption)] = dg.MetadataValue.md(markdown(rows) or "No rows.")
+        for bars in topic.bars:
+            plot = stacked(bars.series, bars.title, bars.x_axis, bars.y_axis, bars.are_shares)
+            found[_key(bars.title)] = dg.MetadataValue.md(plot)
+    return found
 
 
 def simulator_metadata(plan: Plan) -> dict[str, Any]:
@@ -94,6 +114,11 @@ def leaderboard_metadata(plan: Plan) -> dict[str, Any]:
             plot = bars(best["agent"], best["value"], best["ci_low"], best["ci_high"], f"{metric} ({setting})", metric)
             plots[f"{leg}_{setting}"] = dg.MetadataValue.md(plot)
     return {"leaderboard": dg.MetadataValue.md(f"```\n{terminal_table(table)}\n```"), **plots}
+
+
+def _key(title: str) -> str:
+    """A title as the name of a metadata entry."""
+    return re.sub(r"\W+", "_", title.lower()).strip("_")
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

@@ -20,6 +20,7 @@ def sessions(context: dg.AssetExecutionContext):
             impressions_out=lambda partition: job.out("impressions", partition.key),
             sessions_out=lambda partition: job.out("sessions", partition.key),
             constructed=not job.plan.source.has_impressions,
+            reuse=lambda partition: job.published(("impressions", "sessions"), partition.key),
         )
 
     yield from publish(context, ("impressions", "sessions"), build, describe=sessions_metadata)
@@ -42,7 +43,9 @@ def items_and_users(context: dg.AssetExecutionContext):
 
         inputs = {table: job.files(table) for table in ("impressions", "sessions", "splits")}
         described = job.plan.store.require("entities").folder
-        build_items(**inputs, described=described / "items.parquet", out=job.out("items"))
+        build_items(
+            **inputs, described=described / "items.parquet", mentions=job.files("mentions"), out=job.out("items")
+        )
         build_users(**inputs, described=described / "users.parquet", out=job.out("users"))
 
     yield from publish(context, ("items", "users"), build)

@@ -18,7 +18,8 @@ from pipeline.artifacts import agent_config, load_agent
 from pipeline.evaluation.leaderboard import leaderboard
 from pipeline.evaluation.rerank import MODES, ranking_table, rerank, session_table
 from pipeline.evaluation.sessions import iter_sessions
-from pipeline.experiment import PROJECT, Experiment, StorefrontSource
+from pipeline.experiment import PROJECT, Experiment
+from pipeline.source_settings import StorefrontSource
 from pipeline.plan import PRODUCTION, Job, library_versions
 from pipeline.schemas import SCHEMAS
 from pipeline.simulation import simulator_config

@@ -99,17 +99,34 @@ def curves(series: Mapping[str, Sequence[Point]], x_axis: str, y_axis: str) -> F
     return {"data": traces, "layout": layout}
 
 
-def stacked_bars(series: Mapping[str, Mapping[str, int]], y_axis: str) -> Figure:
-    """Counts by day, one colour each series."""
+def stacked_bars(
+    series: Mapping[str, Mapping[str, float]], x_axis: str, y_axis: str, are_shares: bool = False
+) -> Figure:
+    """Values by bucket (a period or a range of lengths), one colour each series.
+
+    The legend is left out where the one series is what ``y_axis`` already names.
+    """
     traces = [
         {
             "type": "bar",
             "name": escape(name),
-            "x": list(counts),
-            "y": list(counts.values()),
+            "x": [escape(bucket) for bucket in values],
+            "y": list(values.values()),
             "marker": {"color": COLOURS[k % len(COLOURS)]},
         }
-        for k, (name, counts) in enumerate(series.items())
+        for k, (name, values) in enumerate(series.items())
     ]
-    layout = {"height": 320, "barmode": "stack", "showlegend": True, "yaxis": {"title": {"text": escape(y_axis)}}}
+    layout = {
+        "height": 320,
+        "barmode": "stack",
+        "showlegend": list(series) != [y_axis],
+        "xaxis": {
+            "title": {"text": escape(x_axis)},
+            "type": "category",  # plotly would read some ranges of lengths as dates
+            "nticks": 12,
+            "ticks": "outside",
+            "tickcolor": "rgba(0,0,0,0)",  # room between the labels and the axis's zero
+        },
+        "yaxis": {"title": {"text": escape(y_axis)}, **({"tickformat": ".1%"} if are_shares else {})},
+    }
     return {"data": traces, "layout": layout}

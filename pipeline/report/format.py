@@ -26,6 +26,11 @@ def number(value: float | None, places: int | None = None) -> str:
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 
+def percent(share: float) -> str:
+    """A share of 1 as a percentage; one digit after the point from 1 % on."""
+    return f"{number(100 * share, 1 if share == 0 or abs(share) >= 0.01 else None)} %"
+
+
 def signed(value: float | None, places: int | None = None) -> str:
     text = number(value, places)
     return f"+{text}" if value is not None and value > 0 else text

@@ -1,11 +1,5 @@
-"""The report: one HTML file that works offline and asks the network for nothing, from ``results.duckdb`` alone.
+"""The report: one HTML file that works offline and asks the network for nothing, from ``results.duckdb`` alone."""
 
-The same results give the same bytes. Text from the data is escaped by the template, and a content security policy
-lets no script run but the two that are written here.
-"""
-
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.report.board import LEGS, Board, Column, names
-from pipeline.report.charts import Figure, Point, curves, stacked_bars, whiskers
+from pipeline.report.charts import Point, curves, whiskers
+from pipeline.report.data import data_parts, file_names
+from pipeline.report.page import Chart, Section, render
 from pipeline.report.tables import (
     DataTable,
     agreement_table,
@@ -29,23 +25,7 @@ from pipeline.report.verdict import verdict
 from pipeline.results import query, read
 from pipeline.storage import write_atomically
 
-HERE = Path(__file__).parent
 SHOWN_DISAGREEMENTS = 5
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the report that a caller adds at its end."""
-
-    title: str
-    text: str
-    table: pa.Table | None = None
-
-
-@dataclass(frozen=True)
-class Chart:
-    figure: Figure
-    description: str  # what it shows, for those who do not see it
 
 
 @dataclass(frozen=True)
@@ -61,26 +41,15 @@ class Curves:
     losses: Sequence[Chart]
 
 
-@dataclass(frozen=True)
-class Data:
-    chart: Chart | None
-    tables: Sequence[DataTable]
-
-
 def write_report(
     results: Path, target: Path, experiment_name: str, description: str = "", extra: Sequence[Section] = ()
 ) -> None:
     """Write the report of an experiment to ``target``. Raises StorageError when there are no results yet."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from plotly.offline import get_plotlyjs
-
     board = Board(read(results, "leaderboard"))
     unsupported = {row["leg"]: row["reason"] for row in read(results, "unsupported").to_pylist()}
-    scripts = [get_plotlyjs(), (HERE / "report.js").read_text(encoding="utf-8")]
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    html = environment.get_template("report.html").render(
+    html = render(
+        "report.html",
+        kicker="Hindsight report",
         name=experiment_name,
         description=description,
         verdict=verdict(board, unsupported, lambda a, b: _rows(query(results, "paired_difference", {"a": a, "b": b}))),
@@ -97,12 +66,10 @@ def write_report(
         slices=_slices(results),
         curves=_learning_curves(_rows(query(results, "learning_curves"))),
         simulators=_simulators(read(results, "simulator_quality")),
-        data=_data(results),
+        data=data_parts(read(results, "data_report"), read(results, "ingest_counts")),
+        files=_files(results),
         provenance=_provenance(query(results, "provenance")),
         extra=[(part, None if part.table is None else plain_table(part.title, part.table)) for part in extra],
-        style=(HERE / "report.css").read_text(encoding="utf-8"),
-        scripts=scripts,
-        script_hashes=[_hash(script) for script in scripts],
     )
     write_atomically(target, html)
 
@@ -111,8 +78,6 @@ SCORED = {"mode": "Mode", "sessions": "Sessions", "scored": "Scored", "no_positi
           "all_positive": "Only positives"}  # fmt: skip
 SPLITS = {"split": "Split", "start_ts": "From (UTC)", "end_ts": "To, exclusive", "sessions": "Sessions kept",
           "dropped": "Dropped: they cross the end"}  # fmt: skip
-INGEST = {"path": "Raw file", "rows_in": "Rows read", "events": "Events kept", "duplicates": "Duplicates",
-          "rejects": "Refused"}  # fmt: skip
 FILES = {"path": "Raw file", "kind": "Kind", "rows": "Rows", "size": "Bytes", "hash": "Hash"}
 
 
@@ -211,29 +176,12 @@ def _simulators(quality: pa.Table) -> DataTable | None:
     return plain_table("How well each user model predicts sessions that it was not fitted on", table, head)
 
 
-def _data(results: Path) -> Data:
-    days: dict[str, dict[str, int]] = {}
-    for row in _rows(query(results, "events_by_day")):
-        days.setdefault(row["event_type"], {})[str(row["event_date"])] = row["events"]
-    chart = Chart(stacked_bars(days, "events"), f"Events by day and type: {names(days)}") if days else None
-    tables = [
-        plain_table("The cut-offs in time", _in_time(read(results, "splits")), SPLITS),
-        plain_table("What became of every raw row", _file_names(read(results, "ingest_counts")), INGEST),
-        plain_table("Refused rows by reason", query(results, "rejects_by_reason"),
-                    {"reason": "Reason", "n_rows": "Rows", "files": "Files"}),
-        plain_table("The raw files", _file_names(read(results, "manifest")), FILES),
-    ]  # fmt: skip
-    return Data(chart, tables)
-
-
-def _in_time(splits: pa.Table) -> pa.Table:
-    return splits.sort_by("start_ts")
-
-
-def _file_names(table: pa.Table) -> pa.Table:
-    """Paths without their folders, which may name a person."""
-    short = [Path(path).name for path in table["path"].to_pylist()]
-    return table.set_column(table.column_names.index("path"), "path", pa.array(short, pa.string()))
+def _files(results: Path) -> list[DataTable]:
+    splits = read(results, "splits").sort_by("start_ts")
+    return [
+        plain_table("The cut-offs in time", splits, SPLITS),
+        plain_table("The raw files", file_names(read(results, "manifest")), FILES),
+    ]
 
 
 def _provenance(table: pa.Table) -> DataTable:
@@ -258,7 +206,3 @@ def _versions(text: str | None) -> str:
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:
     return list(table.to_pylist())
-
-
-def _hash(script: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

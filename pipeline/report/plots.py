@@ -6,25 +6,29 @@ The figures use matplotlib's objects without pyplot: no global state, no display
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pipeline.errors import DataError
+from pipeline.report.charts import COLOURS
 
 DOTS_PER_INCH = 80
+TICKS = 6  # along an axis of buckets, at most
 ACCENT, SOFT = "#2f81c9", "#8a8f98"
 
 
-def histogram(values: ArrayLike, title: str, x_label: str, bins: int = 30) -> str:
-    """How ``values`` [n] are spread; values that are not finite are left out and counted in the title."""
+def histogram(values: ArrayLike, title: str, x_label: str, bins: int = 30, counts: ArrayLike | None = None) -> str:
+    """How ``values`` [n] are spread, each ``counts`` [n] times; the title counts those not finite, left out."""
     numbers = np.asarray(values, dtype=float).ravel()
-    finite = numbers[np.isfinite(numbers)]
-    _require(finite, title)
-    left_out = len(numbers) - len(finite)
-    axes = _axes(f"{title} (n = {len(finite):,}{f', {left_out:,} left out' if left_out else ''})")
-    axes.hist(finite, bins=bins, color=ACCENT)
+    times = np.ones(len(numbers)) if counts is None else np.asarray(counts, dtype=float).ravel()
+    is_finite = np.isfinite(numbers)
+    _require(numbers[is_finite], title)
+    left_out = times[~is_finite].sum()
+    axes = _axes(f"{title} (n = {times[is_finite].sum():,.0f}{f', {left_out:,.0f} left out' if left_out else ''})")
+    axes.hist(numbers[is_finite], bins=bins, color=ACCENT, weights=times[is_finite])
     axes.set(xlabel=x_label, ylabel="count")
     return _markdown(axes, title)
 
@@ -39,6 +43,30 @@ def bars(names: Sequence[str], values: ArrayLike, low: ArrayLike, high: ArrayLik
     axes.set_yticks(range(len(names)), [_plain(name) for name in names])
     axes.invert_yaxis()
     axes.set(xlabel=x_label)
+    return _markdown(axes, title)
+
+
+def stacked(
+    series: Mapping[str, Mapping[str, float]], title: str, x_label: str, y_label: str, are_shares: bool = False
+) -> str:
+    """Upright bars by bucket, the series on top of each other; all series have the same buckets, in their order.
+
+    The legend is left out where the one series is what ``y_label`` already names.
+    """
+    _require(series, title)
+    buckets = list(next(iter(series.values())))
+    axes, below = _axes(title), np.zeros(len(buckets))
+    for colour, (name, found) in zip(cycle(COLOURS), series.items(), strict=False):
+        heights = np.fromiter(found.values(), dtype=float)
+        axes.bar(range(len(buckets)), heights, bottom=below, label=_plain(name), color=colour)
+        below += heights
+    step = 1 + (len(buckets) - 1) // TICKS
+    axes.set_xticks(range(0, len(buckets), step), [_plain(bucket) for bucket in buckets[::step]], fontsize=8)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    if are_shares:
+        axes.yaxis.set_major_formatter("{x:.1%}")
+    if list(series) != [y_label]:
+        axes.figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return _markdown(axes, title)
 
 

@@ -3,12 +3,18 @@
 from importlib import import_module
 from pathlib import Path
 
-from pipeline.experiment import Source as SourceSettings
+from pipeline.source_settings import Source as SourceSettings
 from pipeline.sources.base import Source
 
 SOURCES = {
+    "kuairand": "pipeline.sources.kuairand:KuaiRand",
+    "mapping": "pipeline.sources.mapping:MappedLog",
     "movielens": "pipeline.sources.movielens:MovieLens",
+    "open_bandit": "pipeline.sources.open_bandit:OpenBandit",
+    "rl4rs": "pipeline.sources.rl4rs:RL4RS",
     "storefront": "pipeline.sources.storefront:StorefrontLog",
+    "taobao": "pipeline.sources.taobao:Taobao",
+    "yoochoose": "pipeline.sources.yoochoose:YooChoose",
 }
 
 

@@ -4,17 +4,18 @@ A rating is one event of type ``rating`` with the stars as its value. Item featu
 order of ``GENRES`` and the release year; user features are age, gender and occupation where the format has them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
-from pipeline.errors import ConfigError, DataError
-from pipeline.experiment import MovieLensSource
-from pipeline.sources.base import RAW_EVENT_COLUMNS, Parsed, RawFile
-from pipeline.warehouse import create_table
+from pipeline.errors import DataError
+from pipeline.source_settings import MovieLensSource
+from pipeline.sources.base import Lines, RawFile, log_folder
+from pipeline.sources.text import Layout, count_lines, first_line, has_rows, read_rows
+from pipeline.warehouse import create_table, run_sql
 
 GENRES = (
     "Action", "Adventure", "Animation", "Children", "Comedy", "Crime", "Documentary", "Drama", "Fantasy", "Film-Noir",
@@ -25,9 +26,8 @@ OCCUPATIONS = (
     "homemaker", "lawyer", "librarian", "marketing", "none", "other", "programmer", "retired", "salesman", "scientist",
     "student", "technician", "writer",
 )  # fmt: skip
-HEADER = "userid,movieid,rating,timestamp"
-BLOCK = 1 << 22  # bytes read at a time
-LINES = pa.schema({"line": pa.int64(), "raw": pa.binary(), "torn": pa.bool_()})
+COLUMNS = ("user_id", "item_id", "stars", "seconds")
+HEADER = "userid,movieid,rating,timestamp"  # only the ml-latest files have one
 
 
 @dataclass(frozen=True)
@@ -84,20 +84,17 @@ class MovieLens:
 
     name = "movielens"
     has_impressions = False
+    unpacks = False
 
     def __init__(self, settings: MovieLensSource, folder: Path) -> None:
         del folder  # nothing is generated
-        if settings.path is None:
-            raise ConfigError(
-                "source.path is not set; name the folder of the MovieLens files there or with RAW=folder."
-            )
-        self.folder = settings.path.expanduser()
+        self.folder = log_folder(settings.path, "MovieLens")
 
     def discover(self) -> list[RawFile]:
         found = self._format()
         ratings = sorted(self.folder.glob(found.ratings))
         for path in ratings:
-            if _is_empty(path):
+            if not has_rows(path, _header_lines(path)):
                 raise DataError(f"{path} holds no ratings; fetch it again, or remove it if another file replaces it.")
         files = [RawFile(path, "events") for path in ratings]
         if (items := self.folder / found.items).is_file():
@@ -106,26 +103,14 @@ class MovieLens:
             files.append(RawFile(users, "users"))
         return files
 
-    def read(self, con: DuckDBPyConnection, file: RawFile) -> Parsed:
-        # DuckDB's own CSV reader is no help with dirt: its latin-1 refuses the bytes 80–9F, its UTF-8 any invalid byte.
-        con.register("lines", pa.RecordBatchReader.from_batches(LINES, _line_batches(file.path)))
-        params = {"separator": self._format().separator, "header": _header_lines(file.path)}
-        create_table(con, "movielens_ratings", "staging/movielens_ratings", params)
-        con.unregister("lines")
-        ratings = con.table("movielens_ratings")
-        columns = ", ".join(RAW_EVENT_COLUMNS)
-        return Parsed(
-            events=ratings.filter("reason is null").project(f"{columns}, line, raw"),
-            rejects=ratings.filter("reason is not null").project("line, raw, reason"),
-        )
+    def read(self, con: DuckDBPyConnection, file: RawFile, only: Lines | None = None) -> DuckDBPyRelation:
+        layout = Layout(columns=COLUMNS, separator=self._format().separator)
+        rows = read_rows(con, file.path, layout, only)
+        rows.filter(f"line > {_header_lines(file.path)}").create_view("raw_rows")
+        return run_sql(con, "staging/movielens_ratings")
 
     def count(self, con: DuckDBPyConnection, file: RawFile) -> int:
-        lines, last = 0, b"\n"
-        with file.path.open("rb") as stream:
-            while block := stream.read(BLOCK):
-                lines += block.count(b"\n")
-                last = block[-1:]
-        return lines + (last != b"\n") - _header_lines(file.path)
+        return count_lines(file.path) - _header_lines(file.path)
 
     def items(self, con: DuckDBPyConnection, files: Sequence[RawFile]) -> DuckDBPyRelation:
         found = self._format()
@@ -143,10 +128,6 @@ class MovieLens:
         return _catalogue(con, files, "users", "staging/movielens_users", params)
 
     def _format(self) -> Format:
-        if not self.folder.exists():
-            raise DataError(f"There is no folder {self.folder}; set source.path or RAW to the folder of the log.")
-        if not self.folder.is_dir():
-            raise DataError(f"{self.folder} is a file; give the folder that holds it.")
         formats = [known for known in FORMATS if any(self.folder.glob(known.ratings))]
         if not formats:
             wanted = ", ".join(known.ratings for known in FORMATS)
@@ -158,41 +139,14 @@ class MovieLens:
         return formats[0]
 
 
-def _line_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Every line of a file, as bytes without its line break; ``torn`` marks a last line that has none."""
-    line, rest = 1, b""
-    with path.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            *lines, rest = (rest + block).split(b"\n")
-            rest = rest[:BLOCK]  # a line this long is a reject in any case: memory stays bounded
-            yield _line_batch(lines, line)
-            line += len(lines)
-    if rest:
-        yield _line_batch([rest], line, torn=True)
-
-
-def _line_batch(lines: list[bytes], first: int, torn: bool = False) -> pa.RecordBatch:
-    numbers = pa.array(range(first, first + len(lines)), pa.int64())
-    return pa.record_batch([numbers, pa.array(lines, pa.binary()), pa.array([torn] * len(lines))], schema=LINES)
-
-
 def _header_lines(path: Path) -> int:
     """1 where the first line names the columns. Raises DataError where it names them in another order."""
-    with path.open("rb") as stream:
-        first = stream.readline(1000).decode("utf-8-sig", errors="replace").strip().lower().replace('"', "")
+    first = first_line(path)[:1000].strip().lower().replace('"', "")
     if not first.startswith("userid"):
         return 0
     if first != HEADER:
         raise DataError(f"{path} has the columns {first!r}; MovieLens has {HEADER!r} in this order.")
     return 1
-
-
-def _is_empty(path: Path) -> bool:
-    """No line besides the header. A few bytes are enough to see it."""
-    with path.open("rb") as stream:
-        for _ in range(_header_lines(path)):
-            stream.readline()
-        return not stream.read(1)
 
 
 def _catalogue(

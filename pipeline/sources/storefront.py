@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from pipeline.errors import StorageError
-from pipeline.experiment import StorefrontSource
-from pipeline.sources.base import RAW_EVENT_COLUMNS, Parsed, RawFile
+from pipeline.source_settings import StorefrontSource
+from pipeline.sources.base import Lines, RawFile, parquet_rows
 from pipeline.storage import code_fingerprint, file_hash, fingerprint
 from pipeline.warehouse import literal
 
@@ -17,11 +17,17 @@ if TYPE_CHECKING:
     from models.simulators.storefront import Shoppers, Storefront
 
 
+RAW_COLUMNS = (
+    "user_id", "item_id", "event_ts", "event_type", "value", "session_id", "request_id", "position", "propensity",
+)  # fmt: skip
+
+
 class StorefrontLog:
     """The log of one storefront. It lies under ``folder``, named by its settings and the code that makes it."""
 
     name = "storefront"
     has_impressions = True
+    unpacks = False
 
     def __init__(self, settings: StorefrontSource, folder: Path) -> None:
         self.settings = settings
@@ -47,15 +53,11 @@ class StorefrontLog:
         events = [RawFile(path, "events") for path in sorted((self.home / "events").glob("*.parquet"))]
         return [*events, RawFile(self.home / "items.parquet", "items"), RawFile(self.home / "users.parquet", "users")]
 
-    def read(self, con: DuckDBPyConnection, file: RawFile) -> Parsed:
+    def read(self, con: DuckDBPyConnection, file: RawFile, only: Lines | None = None) -> DuckDBPyRelation:
         """One day's events; a simulated record is never refused."""
-        columns = ", ".join(RAW_EVENT_COLUMNS)
-        events = con.sql(
-            f"select {columns}, file_row_number + 1 as line, null::varchar as raw "
-            f"from read_parquet({literal(file.path)}, file_row_number = true)"
+        return parquet_rows(con, file.path, only).project(
+            f"{', '.join(RAW_COLUMNS)}, line, null::varchar as raw, null::varchar as reason"
         )
-        rejects = con.sql("select 0::bigint as line, null::varchar as raw, '' as reason where false")
-        return Parsed(events, rejects)
 
     def count(self, con: DuckDBPyConnection, file: RawFile) -> int:
         """Rows of one day's file, from its footer."""
@@ -65,8 +67,8 @@ class StorefrontLog:
         """What the shop shows of its items; features are x, badge, rating and the log of the price."""
         path = literal(self.home / "items.parquet")
         return con.sql(
-            "select item_id, title, category, null::varchar as brand, price, features::float[] as features "
-            f"from read_parquet({path})"
+            "select item_id, title, category, null::varchar as brand, null::varchar as shop, price, "
+            f"null::timestamptz as listed_ts, features::float[] as features from read_parquet({path})"
         )
 
     def users(self, con: DuckDBPyConnection, files: Sequence[RawFile]) -> DuckDBPyRelation:

@@ -1,29 +1,33 @@
--- The events of one raw file under their id, with the reason why one cannot be used whatever its source thought, or null.
+-- The facts of one raw file under their id, with the reason why one cannot be used, or null. The id is a hash of the whole
+-- fact but for what it says of its item.
 select
-    key64(to_json([
-        user_id, item_id, epoch_us(event_ts)::varchar, event_type, value::varchar,
-        session_id, request_id, position::varchar, propensity::varchar
-    ])::varchar) as event_id,
+    (hash(user_id, item_id, event_ts, event_type, value, session_id, request_id, position, propensity) >> 1)::bigint
+        as event_id,
     user_id,
     item_id,
     event_ts,
-    event_type,
+    try_cast(event_type as event_type) as event_type,
     value,
     session_id,
     request_id,
     position,
     propensity,
-    $source as source,
-    (event_ts at time zone 'UTC')::date as event_date,
+    category,
+    brand,
+    shop,
     line,
     raw,
     case
+        when reason is not null then reason
         when coalesce(trim(user_id), '') = '' then 'blank user id'
         when coalesce(trim(item_id), '') = '' then 'blank item id'
+        when strlen(user_id) > $longest_id then 'user id is longer than ' || $longest_id || ' bytes'
+        when strlen(item_id) > $longest_id then 'item id is longer than ' || $longest_id || ' bytes'
         when event_ts is null then 'no time stamp'
         when event_ts < $start or event_ts >= $end then $outside
-        when event_type is null or not list_contains($event_types::varchar[], event_type) then 'unknown event type'
-        when not isfinite(value) then 'value is not a finite number'
-        when not propensity > 0 or propensity > 1.000001 then 'propensity is not in (0, 1]'
+        when event_type is null or try_cast(event_type as event_type) is null then 'unknown event type'
+        when value is not null and not isfinite(value) then 'value is not a finite number'
+        when value < 0 then 'value is negative'
+        when propensity is not null and (not propensity > 0 or propensity > 1.000001) then 'propensity is not in (0, 1]'
     end as reason
 from parsed_events

@@ -2,7 +2,7 @@
 -- $max_us after the session's start, or by session where the event names no request. In a constructed log the act that
 -- shows an item is feedback as well.
 with feedback as (
-    select * from session_events where $constructed or event_type <> 'impression'
+    select * from session_events where $constructed or is_feedback
 ),
 of_request as (
     select

@@ -38,9 +38,10 @@ select
     slot // $cols as row,
     slot % $cols as col,
     row_number() over (partition by session_id order by page, slot) - 1 as position,
-    code, $feedback[code] as feedback, $rewards[code] as reward,
+    code, ($feedback::feedback[])[code] as feedback, $rewards[code] as reward,
     propensity, page_ts,
     event_ts as impression_ts,
+    positive_ts,
     known_ts
 from paged
 order by start_ts, session_id, position

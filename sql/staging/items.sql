@@ -1,9 +1,29 @@
 -- Every item that was shown or that the log describes. Indices, category codes and counts know the training window
 -- alone.
-with described as (
-    select item_id, title, nullif(category, '') as category, brand, price, features
+with catalogue as (
+    select item_id, title, nullif(category, '') as category, brand, shop, price, listed_ts, features
     from described_items
-    qualify row_number() over (partition by item_id order by title, category, brand, price, features) = 1
+    qualify row_number() over (
+        partition by item_id order by title, category, brand, shop, price, listed_ts, features
+    ) = 1
+),
+mentioned as (
+    select item_id, nullif(min(category), '') as category, min(brand) as brand, min(shop) as shop
+    from mentions
+    group by item_id
+),
+described as (
+    select
+        item_id,
+        catalogue.title,
+        coalesce(catalogue.category, mentioned.category) as category,
+        coalesce(catalogue.brand, mentioned.brand) as brand,
+        coalesce(catalogue.shop, mentioned.shop) as shop,
+        catalogue.price,
+        catalogue.listed_ts,
+        catalogue.features
+    from catalogue
+    full join mentioned using (item_id)
 ),
 trained as (
     select
@@ -34,7 +54,7 @@ select
     coalesce(trained.item, 0) as item,
     title, category,
     coalesce(categories.code, 0) as category_code,
-    brand, price, features,
+    brand, shop, price, listed_ts, features,
     coalesce(trained.impressions, 0) as train_impressions,
     coalesce(trained.positives, 0) as train_positives
 from known

@@ -41,7 +41,9 @@ select
     coalesce(list_extract([genre for genre in genres if list_contains($genres::varchar[], genre)], 1), 'unknown')
         as category,
     null::varchar as brand,
+    null::varchar as shop,
     null::double as price,
+    null::timestamptz as listed_ts,  -- a year is no point in time: it is a feature
     list_append(
         [list_contains(genres, genre)::float for genre in $genres::varchar[]],
         -- a movie without a year gets the mean, which says nothing

@@ -1,55 +1,31 @@
--- Every line of a ratings file, with the reason why it cannot be used, or null.
-with decoded as (
-    select line, raw as bytes, torn, try(decode(raw)) as text
-    from lines
-    where line > $header
-),
-split as (
+-- One row a line of a ratings file.
+with trimmed as (
     select
+        trim(user_id) as user_id,
+        trim(item_id) as item_id,
+        try_cast(stars as double) as stars,
+        trim(seconds, chr(13) || chr(9) || ' ') as seconds,
         line,
-        bytes,
-        torn,
-        text,
-        string_split(case when line = 1 then ltrim(text, chr(65279)) else text end, $separator) as fields
-    from decoded
-),
-named as (
-    select
-        line,
-        bytes,
-        torn,
-        text,
-        len(fields) as columns,
-        trim(fields[1]) as user_id,
-        trim(fields[2]) as item_id,
-        try_cast(fields[3] as double) as stars,
-        trim(fields[4], chr(13) || chr(9) || ' ') as seconds
-    from split
+        raw,
+        fault
+    from raw_rows
 ),
 timed as (
     select
         *,
-        case when regexp_full_match(seconds, '\d{1,10}') then to_timestamp(seconds::bigint) end as event_ts
-    from named
+        to_timestamp(if(regexp_full_match(seconds, '\d{1,10}'), try_cast(seconds as bigint), null)) as event_ts
+    from trimmed
 )
 select
     user_id,
     item_id,
     event_ts,
-    'rating' as event_type,
+    'rating'::event_type as event_type,
     stars as value,
-    null::varchar as session_id,
-    null::varchar as request_id,
-    null::integer as position,
-    null::double as propensity,
     line,
-    left(case when contains(text, chr(0)) or text is null then bytes::varchar else rtrim(text, chr(13)) end, 2000) as raw,
+    raw,
     case
-        when text is null then 'not valid UTF-8'
-        when contains(text, chr(0)) then 'holds a NUL byte'
-        when trim(text, chr(13) || chr(9) || ' ') = '' then 'blank line'
-        when columns <> 4 and torn then 'torn last line'
-        when columns <> 4 then 'has ' || columns || ' columns instead of 4'
+        when fault is not null then fault
         when user_id = '' then 'blank user id'
         when item_id = '' then 'blank movie id'
         when not regexp_full_match(user_id, '\d+') then 'user id is not a whole number'

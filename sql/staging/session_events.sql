@@ -1,53 +1,42 @@
--- Every event near the range with the session that it belongs to. A chain is a run of a user's events without a pause;
+-- Every row of session_rows with the session that it belongs to. A chain is a run of a user's events without a pause;
 -- a chain's first $max_us are one session, what is left is cut at the UTC day and every $max_us of the day: a rule
--- that looks back two days at most, so that every range of partitions finds the same sessions.
-with timed as (
+-- that looks back two days at most, so that every range of partitions finds the same sessions. The rows are sorted, so
+-- that windows over all of them stream: "rows unbounded preceding" is all that came before.
+with spaced as (
     select
-        event_id, user_id, item_id, event_ts, event_type, request_id, position, propensity,
-        session_id as own_id,
-        epoch_us(event_ts) as us,
-        case
-            when event_type = 'impression' then $skip
-            when event_type in ('rating', 'watch') then if(value > $positive_above, $click, $skip)
-            else list_position($feedback, event_type)
-        end as code,
-        if(session_id is null, $gap_us, $max_us) as pause_us
-    from events
-    where event_ts >= $read_from and event_ts < $read_until
-),
-spaced as (
-    select *, lag(us) over (partition by user_id, own_id order by us, event_id) as previous_us
-    from timed
+        *,
+        coalesce(
+            user_id <> lag(user_id) over () or own_id is distinct from lag(own_id) over ()
+            or us - lag(us) over () > if(own_id is null, $gap_us, $max_us),
+            true
+        ) as is_chain
+    from session_rows
 ),
 chained as (
-    select
-        * exclude (previous_us, pause_us),
-        max(if(previous_us is null or us - previous_us > pause_us, us, null))
-            over (partition by user_id, own_id order by us, event_id) as chain_us
+    select *, last_value(if(is_chain, us, null) ignore nulls) over (rows unbounded preceding) as chain_us
     from spaced
 ),
 cut as (
     select
-        *,
-        us - chain_us >= $max_us as is_rest,
-        if(us - chain_us < $max_us, chain_us, us - us % 86_400_000_000 % $max_us) as piece_us
+        * exclude (chain_us),
+        if(us - chain_us < $max_us, chain_us, -(us - us % 86_400_000_000 % $max_us)) as piece  -- of the rest: below 0
     from chained
 ),
-bounded as (
+parted as (
+    select *, coalesce(is_chain or piece <> lag(piece) over (), true) as is_session from cut
+),
+numbered as (
     select
-        *,
-        min(us) over (partition by user_id, own_id, is_rest, piece_us) as start_us,
-        coalesce(
-            lead(chain_us) over chain = chain_us
-            and (lead(is_rest) over chain, lead(piece_us) over chain) <> (is_rest, piece_us),
-            false
-        ) as cut_after
-    from cut
-    window chain as (partition by user_id, own_id order by us, event_id)
+        * exclude (is_chain, piece),
+        last_value(if(is_session, us, null) ignore nulls) over (rows unbounded preceding) as start_us,
+        (sum(is_session::integer) over (rows unbounded preceding))::bigint as session_number,
+        row_number() over () as place,
+        coalesce(lead(is_session) over () and not lead(is_chain) over (), false) as cut_after
+    from parted
 )
 select
-    -- Lengths and marks keep apart what would read the same when joined.
-    key64(concat(start_us, ':', length(user_id), ':', user_id, '=' || own_id)) as session_id,
-    make_timestamp(start_us)::timestamptz as start_ts,
-    event_id, user_id, item_id, event_ts, event_type, code::tinyint as code, request_id, position, propensity, cut_after
-from bounded
+    (hash(start_us, user_id, own_id) >> 1)::bigint as session_id,
+    make_timestamptz(start_us) as start_ts,
+    make_timestamptz(us) as event_ts,
+    * exclude (own_id)
+from numbered

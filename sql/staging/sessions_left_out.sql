@@ -4,14 +4,11 @@ with events_of_partition as (
 )
 select
     (
-        select count(*) from sessions where capped and start_ts >= $start and start_ts < $end
-    ) as capped,
-    (
         select count(distinct session_id) from events_of_partition anti join sessions using (session_id)
     ) as empty,
     (
         select count(*)
         from events_of_partition
         anti join credits on credits.feedback_id = events_of_partition.event_id
-        where event_type <> 'impression'
+        where is_feedback
     ) as uncredited

@@ -12,7 +12,10 @@ bounds as (
 select
     bounds.split, bounds.start_ts, bounds.end_ts,
     count(sessions.session_id) filter (where sessions.end_ts < bounds.end_ts) as sessions,
-    count(sessions.session_id) filter (where sessions.end_ts >= bounds.end_ts) as dropped
+    count(sessions.session_id) filter (where sessions.end_ts >= bounds.end_ts) as dropped,
+    count(sessions.session_id) filter (
+        where sessions.end_ts < bounds.end_ts and sessions.clicks between 1 and sessions.impressions - 1
+    ) as usable
 from bounds
 left join sessions on sessions.start_ts >= bounds.start_ts and sessions.start_ts < bounds.end_ts
 group by bounds.number, bounds.split, bounds.start_ts, bounds.end_ts

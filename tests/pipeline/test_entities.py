@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
-from pipeline.entities import build_items, build_users, standardised, write_entities
-from tests.pipeline.logs import at, read_rows, write_rows
+from pipeline.entities import build_items, build_mentions, build_users, standardised, write_entities
+from pipeline.sources.base import ITEM_COLUMNS
+from tests.pipeline.logs import at, event, read_rows, write_events, write_rows
 
 ITEMS = {  # title, category, features
     "a": ("A", "tea", [1.0, 5.0]),
@@ -29,7 +30,8 @@ class TableSource:
 
     def __init__(self, items: dict[str, tuple[str, str, list[float] | None]]) -> None:
         rows = [
-            {"item_id": key, "title": title, "category": category, "brand": None, "price": 2, "features": features}
+            dict.fromkeys(ITEM_COLUMNS)
+            | {"item_id": key, "title": title, "category": category, "price": 2, "features": features}
             for key, (title, category, features) in items.items()
         ]
         self._items = pa.Table.from_pylist(rows)
@@ -44,7 +46,9 @@ class TableSource:
         return con.sql("select * from some_users")
 
 
-def build(folder: Path, shown: list[tuple[int, str, str, str]], items: dict[str, Any]) -> tuple[Any, Any]:
+def build(
+    folder: Path, shown: list[tuple[int, str, str, str]], items: dict[str, Any], mentioned: bool = False
+) -> tuple[Any, Any]:
     """Items by id and users by id, of sessions that start and end in the hour of their number."""
     visits = {number: user for number, user, *_ in shown}
     sessions = [
@@ -65,9 +69,11 @@ def build(folder: Path, shown: list[tuple[int, str, str, str]], items: dict[str,
             )
         ],
     }
+    said = [{"item_id": "bare", "category": "tea", "shop": "s"}, {"item_id": "a", "category": "coffee", "shop": "t"}]
+    mentions = [write_rows(folder / "mentions.parquet", "mentions", said if mentioned else [])]
     described = folder / "described_items.parquet", folder / "described_users.parquet"
     write_entities(TableSource(items), [], *described)  # type: ignore[arg-type]
-    build_items(**inputs, described=described[0], out=folder / "items.parquet")
+    build_items(**inputs, described=described[0], mentions=mentions, out=folder / "items.parquet")
     build_users(**inputs, described=described[1], out=folder / "users.parquet")
     found = read_rows(folder / "items.parquet"), read_rows(folder / "users.parquet")
     return {row["item_id"]: row for row in found[0]}, {row["user_id"]: row for row in found[1]}
@@ -108,6 +114,24 @@ def test_an_item_from_after_the_cut_off_changes_no_other_row(tmp_path: Path) -> 
     assert len(canary_row["features"]) == 2
     assert after == before
     assert users_after == users_before
+
+
+def test_the_catalogue_has_the_first_word_on_an_item_and_the_events_the_second(tmp_path: Path) -> None:
+    items, _ = build(tmp_path, SHOWN, ITEMS, mentioned=True)
+    known = {key: (row["category"], row["shop"], row["price"]) for key, row in items.items() if key in ("a", "bare")}
+    assert known == {"a": ("tea", "t", 2), "bare": ("tea", "s", None)}
+
+
+def test_mentions_are_what_the_events_of_a_partition_say_of_their_items(tmp_path: Path) -> None:
+    rows = [
+        event("u", "a", at(0), category="tea"),
+        event("v", "a", at(1), category="coffee", brand="b"),
+        event("v", "silent", at(1)),
+    ]
+    build_mentions([write_events(tmp_path / "events.parquet", rows)], tmp_path / "mentions.parquet")
+    assert read_rows(tmp_path / "mentions.parquet") == [
+        {"item_id": "a", "category": "coffee", "brand": "b", "shop": None}
+    ]
 
 
 def test_a_source_that_describes_nothing_gives_bare_rows(tmp_path: Path) -> None:

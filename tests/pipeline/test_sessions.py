@@ -4,14 +4,16 @@ from typing import Any
 
 import pytest
 
+import pipeline.sessions as sessions_module
 from pipeline.errors import DataError
 from pipeline.experiment import Rewards, Sessions
 from pipeline.partitions import Partition
-from pipeline.sessions import NEAR, build_sessions, is_constructed
+from pipeline.sessions import NEAR, build_sessions, is_constructed, late_path
 from tests.pipeline.logs import HOUR, MINUTE, START, at, busy_log, days, event, read_rows, under, write_events
 
 Rows = list[dict[str, Any]]
 SETTINGS = Sessions(rows=2, cols=2)
+NIGHTLY = Sessions(rows=2, cols=2, gap_minutes=120)
 
 
 def sessionise(
@@ -21,14 +23,21 @@ def sessionise(
     settings: Sessions = SETTINGS,
     positive_above: float | None = None,
     constructed: bool | None = None,
+    reuse: Any = lambda partition: {},
 ) -> tuple[Rows, Rows, dict[str, dict[str, int]]]:
     """Impressions and sessions of the wanted days (three by default), and the counts."""
     wanted = wanted or days(3)
     log = write_events(folder / "events.parquet", events)
     outs = under(folder, "impressions"), under(folder, "sessions")
-    counts = build_sessions([log], wanted, settings, Rewards(), positive_above, *outs, constructed=constructed)
-    impressions, sessions = ([row for p in wanted for row in read_rows(out(p))] for out in outs)
-    return impressions, sessions, counts
+    counts = build_sessions([log], wanted, settings, Rewards(), positive_above, *outs, constructed, reuse)
+    return *(rows_of(wanted, out) for out in outs), counts
+
+
+def rows_of(wanted: list[Partition], out: Any) -> Rows:
+    """The rows of both files of each partition, in the order of a session's start."""
+    rows = [row for p in wanted for path in (out(p), late_path(out(p))) for row in read_rows(path)]
+    first = {row["session_id"]: row.get("start_ts") or row["page_ts"] for row in reversed(rows)}
+    return sorted(rows, key=lambda row: (first[row["session_id"]], row["session_id"], row.get("position", 0)))
 
 
 def total(counts: dict[str, dict[str, int]], name: str) -> int:
@@ -92,8 +101,39 @@ def test_every_range_of_partitions_writes_the_same_bytes(tmp_path: Path, seed: i
         sessionise(folder, [{**log[n], "event_id": n} for n in kept_ids], wanted, settings)
         for table in ("impressions", "sessions"):
             for partition in wanted:
-                alone, together = (under(tmp_path / name, table)(partition) for name in (folder.name, "all"))
-                assert alone.read_bytes() == together.read_bytes(), (table, partition.key)
+                for at in (lambda path: path, late_path):
+                    alone, together = (at(under(tmp_path / name, table)(partition)) for name in (folder.name, "all"))
+                    assert alone.read_bytes() == together.read_bytes(), (at(alone).name, partition.key)
+
+
+def test_a_new_day_changes_only_the_sessions_that_cross_midnight(tmp_path: Path) -> None:
+    partitions = days(6)
+    log = [{**e, "event_id": n, "session_id": None, "request_id": None} for n, e in enumerate(busy_log(3))]
+    known = [e for e in log if e["event_ts"] < partitions[4].start]
+    sessionise(tmp_path / "old", known, partitions[:4], NIGHTLY)
+    published = {table: under(tmp_path / "old", table)(partitions[3]) for table in ("impressions", "sessions")}
+    _, _, counts = sessionise(tmp_path / "new", log, partitions[3:4], NIGHTLY, reuse=lambda partition: published)
+    _, _, fresh = sessionise(tmp_path / "fresh", log, partitions[3:4], NIGHTLY)
+    assert counts == fresh
+    for table, old in published.items():
+        new, anew = (under(tmp_path / name, table)(partitions[3]) for name in ("new", "fresh"))
+        assert new.samefile(old)
+        assert not anew.samefile(old)
+        assert new.read_bytes() == anew.read_bytes()
+        assert late_path(new).read_bytes() == late_path(anew).read_bytes() != late_path(old).read_bytes()
+
+
+@pytest.mark.parametrize("change", ["event", "settings", "nothing published"])
+def test_a_published_file_is_not_taken_for_other_rows_or_settings(tmp_path: Path, change: str) -> None:
+    log, [day] = [event("u", "a", at(1)), event("v", "b", at(2))], days(1)
+    sessionise(tmp_path / "old", log, [day])
+    published = {table: under(tmp_path / "old", table)(day) for table in ("impressions", "sessions")}
+    if change == "event":
+        log = [*log, event("w", "c", at(3))]
+    settings = Sessions(rows=2, cols=3) if change == "settings" else SETTINGS
+    reuse = {} if change == "nothing published" else published
+    sessionise(tmp_path / "new", log, [day], settings, reuse=lambda partition: reuse)
+    assert not under(tmp_path / "new", "impressions")(day).samefile(published["impressions"])
 
 
 def test_every_shown_item_is_in_exactly_one_session_and_no_session_outlasts_the_cap(tmp_path: Path) -> None:
@@ -212,6 +252,24 @@ def test_a_log_without_impressions_shows_what_was_acted_on(tmp_path: Path) -> No
     ]
     assert (sessions[0]["clicks"], sessions[0]["purchases"], sessions[0]["reward"]) == (2, 1, 6.0)
     assert total(counts, "uncredited") == 0
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+def test_the_streaming_form_for_simple_logs_equals_the_portable_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    log = [{**e, "request_id": None} for e in busy_log(seed)]
+    streamed = sessionise(tmp_path / "streamed", log, days(6), NIGHTLY, constructed=True)
+    made: list[str] = []
+    real = sessions_module.create_table
+    monkeypatch.setattr(
+        sessions_module, "create_table", lambda con, table, *rest: (made.append(table), real(con, table, *rest))
+    )
+    monkeypatch.setattr(sessions_module, "_exists", lambda con, condition, table="events": table == "session_rows")
+    portable = sessionise(tmp_path / "portable", log, days(6), NIGHTLY, constructed=True)
+    assert "credits" in made
+    assert "constructed_acts" not in made
+    assert streamed == portable
 
 
 def test_ratings_above_the_threshold_are_clicks(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, TooSmallError
 from pipeline.experiment import Splits
 from pipeline.splits import build_splits, check_splits, session_splits
 from pipeline.warehouse import connect
@@ -12,9 +12,18 @@ from tests.pipeline.logs import START, at, read_rows, write_rows
 LENGTH = 0.5  # hours that a session lasts
 
 
-def write_sessions(path: Path, starts: list[float], length: float = LENGTH, user: str | None = None) -> Path:
+def write_sessions(
+    path: Path, starts: list[float], length: float = LENGTH, user: str | None = None, clicks: int = 1
+) -> Path:
     rows = [
-        {"session_id": n, "user_id": user or f"u{n}", "start_ts": at(hour), "end_ts": at(hour + length)}
+        {
+            "session_id": n,
+            "user_id": user or f"u{n}",
+            "start_ts": at(hour),
+            "end_ts": at(hour + length),
+            "impressions": 2,
+            "clicks": clicks,
+        }
         for n, hour in enumerate(starts)
     ]
     return write_rows(path, "sessions", rows)
@@ -96,6 +105,13 @@ def test_logs_that_cannot_be_split_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         split(tmp_path, starts, settings, length)
+
+
+@pytest.mark.parametrize("clicks", [0, 2])
+def test_a_split_in_which_no_ranking_can_be_judged_is_refused(tmp_path: Path, clicks: int) -> None:
+    sessions = write_sessions(tmp_path / "sessions.parquet", [0, 1, 2], clicks=clicks)
+    with pytest.raises(TooSmallError, match=r"too small to split: none of the 1 sessions of the validation split has"):
+        build_splits([sessions], Splits(), tmp_path / "splits.parquet")
 
 
 def test_the_order_of_the_splits_is_checked_on_impressions_as_well(tmp_path: Path) -> None:

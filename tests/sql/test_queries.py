@@ -1,3 +1,4 @@
+from datetime import date
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -145,6 +146,56 @@ def test_events_are_counted_by_day_and_type(results: Path) -> None:
     answer = rows(results, "events_by_day")
     assert sum(row["events"] for row in answer) == demo_tables()["events"].num_rows
     assert (str(answer[0]["event_date"]), answer[0]["event_type"], answer[0]["events"]) == ("2024-01-01", "click", 5)
+
+
+def test_the_data_overview_is_in_the_reports_order_and_keeps_the_instants(results: Path) -> None:
+    answer = rows(results, "data_overview")
+    assert [row["name"] for row in answer] == [
+        "first_event", "events", "positives_share", "shown_set_is_constructed", "raw_files", "rows_in"
+    ]  # fmt: skip
+    assert answer[0] == {"section": "overview", "name": "first_event", "value": None, "instant": "2024-01-01 00:00:00"}
+    assert answer[-1] == {"section": "ingest", "name": "rows_in", "value": 123, "instant": None}
+
+
+def test_periods_come_in_order_with_all_their_subjects(results: Path) -> None:
+    answer = rows(results, "data_by_period")
+    assert [str(row["period"]) for row in answer] == ["2024-01-01"] * 8 + ["2024-01-02"] * 9
+    assert {row["subject"] for row in answer} == {"events", "feedback", "sessions", "users", "items"}
+    assert answer[0] == {"period": date(2024, 1, 1), "subject": "events", "name": "impression", "n": 58}
+
+
+def test_feedback_is_added_up_over_the_periods(results: Path) -> None:
+    assert rows(results, "data_feedback") == [
+        {"feedback": "skip", "impressions": 80, "share": 0.8},
+        {"feedback": "click", "impressions": 20, "share": 0.2},
+    ]
+
+
+def test_quantiles_stand_beside_each_other_and_missing_ones_are_null(results: Path) -> None:
+    sessions, users = rows(results, "data_spread")
+    assert (sessions["measure"], sessions["mean"], sessions["median"]) == ("impressions_of_a_session", 2.5, 2)
+    assert (sessions["highest"], sessions["p90"]) == (9, None)
+    assert (users["measure"], users["mean"]) == ("sessions_of_a_user", 1.5)
+
+
+def test_session_lengths_are_those_of_sessions_alone(results: Path) -> None:
+    answer = rows(results, "data_session_lengths")
+    assert [(row["length"], row["sessions"]) for row in answer] == [("1", 15), ("2–3", 40), ("8–15", 5)]
+    assert [row["share"] for row in answer] == pytest.approx([15 / 60, 40 / 60, 5 / 60])
+
+
+def test_popularity_cold_start_and_coverage_are_one_row_a_kind(results: Path) -> None:
+    assert rows(results, "data_popularity") == [
+        {"kind": "impressions", "top_1_percent_share": 0.25, "top_10_percent_share": None, "gini": 0.25},
+        {"kind": "positives", "top_1_percent_share": None, "top_10_percent_share": None, "gini": 0.5},
+    ]
+    assert rows(results, "data_cold_start") == [
+        {"name": "cut_off", "value": None, "instant": "2024-01-05 00:00:00"},
+        {"name": "cold_users_share", "value": 0.125, "instant": None},
+    ]
+    impressions, clicks = rows(results, "data_coverage")
+    assert (impressions["event_type"], impressions["propensity"]) == ("impression", 0.75)
+    assert (clicks["event_type"], clicks["session_id"], clicks["request_id"]) == ("click", 0.5, None)
 
 
 def test_learning_curves_average_the_seeds_of_a_step(results: Path) -> None:

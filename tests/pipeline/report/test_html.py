@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import StorageError
-from pipeline.report.html import Section, write_report
+from pipeline.report.html import write_report
+from pipeline.report.page import Section
 from pipeline.results import build_results
 from tests.published import HOSTILE, RAW_USER, demo_tables, publish, table
 
@@ -120,7 +121,7 @@ def test_every_table_has_a_caption_and_scoped_headings(page: Page) -> None:
 
 def test_every_chart_is_described_in_words(page: Page) -> None:
     described = [attributes for attributes in page.all("div") if attributes.get("role") == "img"]
-    assert len(described) == len(figures(page)) == 5
+    assert len(described) == len(figures(page)) == 4 + 7
     assert all(attributes["aria-label"] for attributes in described)
 
 
@@ -156,7 +157,7 @@ def test_both_modes_are_drawn_apart_on_the_line_of_their_agent(page: Page) -> No
 
 
 def test_the_data_are_accounted_for(page: Page) -> None:
-    for text in ("cannot read … as a time", "Dropped: they cross the end", "1,400", "123", "2024-01-23 00:00"):
+    for text in ("cannot read … as", "Dropped: they cross the end", "1,400", "123", "2024-01-23 00:00", "12.5 %"):
         assert text in page.text
 
 

@@ -7,12 +7,14 @@ import pytest
 from matplotlib.image import imread
 
 from pipeline.errors import DataError
-from pipeline.report.plots import bars, histogram, lines, reliability
+from pipeline.report.plots import bars, histogram, lines, reliability, stacked
 
 RNG = np.random.default_rng(3)
+DAYS = {f"2024-03-{n:02}": n for n in range(1, 31)}
 PLOTS = {
     "histogram": lambda: histogram(RNG.normal(size=5000), "Session lengths", "pages"),
     "bars": lambda: bars([f"agent_{n}" for n in range(12)], range(12), range(-1, 11), range(1, 13), "Values", "reward"),
+    "stacked": lambda: stacked({"a": DAYS, "b": DAYS}, "Events", "day", "events", are_shares=True),
     "lines": lambda: lines({f"agent_{n}": (range(50), RNG.normal(size=50)) for n in range(8)}, "Loss", "step", "loss"),
     "reliability": lambda: reliability(np.linspace(0.01, 0.3, 10), np.linspace(0.0, 0.35, 10), "Clicks"),
 }
@@ -37,12 +39,26 @@ def test_the_same_values_give_the_same_bytes() -> None:
     assert histogram([1, 2, 2], "a", "b") == histogram([1, 2, 2], "a", "b")
 
 
+def test_values_with_counts_are_drawn_as_if_they_were_repeated() -> None:
+    assert histogram([1, 2], "a", "b", counts=[3, 5]) == histogram([1] * 3 + [2] * 5, "a", "b")
+
+
 def test_a_longer_bar_is_drawn_longer_and_the_first_on_top() -> None:
     pixels = imread(io.BytesIO(picture(bars(["x", "y"], [9, 3], [9, 3], [9, 3], "t", "l"))), format="png")
     blue = (np.abs(pixels[..., :3] - np.array([0x2F, 0x81, 0xC9]) / 255) < 0.05).all(axis=2)
     widths = blue.sum(axis=1)
     rows = np.flatnonzero(widths)
     assert widths[rows[0]] == pytest.approx(3 * widths[rows[-1]], rel=0.05)
+
+
+def test_series_are_stacked_and_none_hides_another() -> None:
+    pixels = imread(io.BytesIO(picture(stacked({"a": {"x": 3}, "b": {"x": 9}}, "t", "l", "n"))), format="png")
+    colours = (("a", (0x2F, 0x81, 0xC9)), ("b", (0xD9, 0x82, 0x2B)))
+    heights = {
+        name: (np.abs(pixels[:, 400:460, :3] - np.array(colour) / 255) < 0.05).all(axis=2).sum(axis=0).max()
+        for name, colour in colours
+    }
+    assert heights["b"] == pytest.approx(3 * heights["a"], rel=0.05)
 
 
 def test_values_that_are_not_finite_are_left_out() -> None:
@@ -59,6 +75,7 @@ def test_names_with_dollars_and_brackets_are_drawn_as_they_are() -> None:
         (lambda: histogram([], "Lengths", "pages"), "Nothing to plot for 'Lengths'"),
         (lambda: histogram([np.nan], "Lengths", "pages"), "Nothing to plot for 'Lengths'"),
         (lambda: bars([], [], [], [], "Values", "x"), "Nothing to plot for 'Values'"),
+        (lambda: stacked({}, "Events", "x", "y"), "Nothing to plot for 'Events'"),
         (lambda: lines({}, "Loss", "x", "y"), "Nothing to plot for 'Loss'"),
         (lambda: reliability([], [], "Clicks"), "Nothing to plot for 'Clicks'"),
     ],

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from pipeline.errors import StorageError
-from pipeline.experiment import StorefrontSource
+from pipeline.source_settings import StorefrontSource
 from pipeline.schemas import SCHEMAS
 from pipeline.sources import storefront_log
-from pipeline.sources.base import RAW_EVENT_COLUMNS
-from pipeline.sources.storefront import StorefrontLog, load_truth
+from pipeline.sources.base import ITEM_COLUMNS
+from pipeline.sources.storefront import RAW_COLUMNS, StorefrontLog, load_truth
 from pipeline.sources.storefront_log import session_starts
 from pipeline.warehouse import connect
 
@@ -34,7 +34,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> StorefrontLog:
 @pytest.fixture(scope="module")
 def events(log: StorefrontLog) -> pd.DataFrame:
     with connect() as con:
-        parts = [log.read(con, file).events.df() for file in log.discover() if file.kind == "events"]
+        parts = [log.read(con, file).df() for file in log.discover() if file.kind == "events"]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -99,14 +99,13 @@ def test_events_have_the_contracts_columns_and_types(log: StorefrontLog) -> None
     file = log.discover()[0]
     with connect() as con:
         parsed = log.read(con, file)
-        assert parsed.events.columns == [*RAW_EVENT_COLUMNS, "line", "raw"]
-        schema = parsed.events.to_arrow_table().schema
-        for name in RAW_EVENT_COLUMNS:
+        assert parsed.columns == [*RAW_COLUMNS, "line", "raw", "reason"]
+        schema = parsed.to_arrow_table().schema
+        for name in RAW_COLUMNS:
             assert schema.field(name).type == SCHEMAS["events"].field(name).type, name
-        assert log.count(con, file) == len(parsed.events.df())
-        assert parsed.events.df().line.tolist() == list(range(1, log.count(con, file) + 1))
-        assert parsed.rejects.columns == ["line", "raw", "reason"]
-        assert len(parsed.rejects.df()) == 0
+        assert parsed.df().line.tolist() == list(range(1, log.count(con, file) + 1))
+        assert parsed.filter("reason is not null").fetchall() == []
+        assert log.read(con, file, np.array([2, 5])).df().line.tolist() == [2, 5]
 
 
 def test_items_and_users_show_what_a_shop_knows(log: StorefrontLog) -> None:
@@ -114,7 +113,7 @@ def test_items_and_users_show_what_a_shop_knows(log: StorefrontLog) -> None:
     with connect() as con:
         items = log.items(con, log.discover()).df()
         users = log.users(con, log.discover()).df()
-    assert items.columns.tolist() == ["item_id", "title", "category", "brand", "price", "features"]
+    assert items.columns.tolist() == list(ITEM_COLUMNS)
     assert users.columns.tolist() == ["user_id", "features"]
     assert items.loc[42, ["item_id", "title", "category"]].tolist() == ["i0042", "Item 42", "Category 7"]
     features = np.stack(items.features.to_list())

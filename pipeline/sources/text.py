@@ -1,0 +1,358 @@
+"""Text files to rows, for every source that is not Parquet: plain, gzip, bz2, lz4 or zstd, however dirty.
+
+``read_lines`` gives every line of a file its number and says what is wrong with its bytes; ``read_rows`` splits lines
+into named columns and says what is wrong with their number. No line is dropped and no file is held in memory: blocks
+are cut at line breaks with numpy and handed to DuckDB without a copy. (DuckDB's own CSV reader is as fast, but numbers
+no rows, skips blank lines, and stops at a file that is cut off in the middle of a gzip member.) A record is a line: a
+quoted field cannot hold a line break.
+"""
+
+import codecs
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+from pipeline.errors import ConfigError, DataError, nearest
+from pipeline.warehouse import literal, quote
+
+BLOCK = 1 << 22  # bytes read at a time
+PIECE = 1 << 13  # bytes unpacked at a time
+LONGEST = 1 << 20  # bytes of a line; what is longer is refused, so that memory stays bounded
+LINES = pa.schema({"line": pa.int64(), "text": pa.string(), "broken": pa.string(), "torn": pa.bool_()})
+CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd", ".lz4": "lz4"}
+ARCHIVES = {".zip", ".7z", ".rar", ".tar", ".tgz", ".xz"}
+BOM = b"\xef\xbb\xbf"
+ADDED = ("line", "raw", "fault")  # columns of read_rows besides the file's own
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a text file keeps its columns."""
+
+    columns: tuple[str, ...] = ()  # their names in the file's order; empty: the first line names them
+    separator: str = ","
+    quote: str = ""  # the character around fields that hold a separator; empty where the format has none
+    encoding: str = "utf-8"
+    needed: tuple[str, ...] = ()  # of a header: columns without which nothing can be read
+
+    def __post_init__(self) -> None:
+        if not self.separator or (self.quote and len(self.separator) > 1):
+            raise ConfigError(f"separator {self.separator!r}: give one character (without quoted fields, one or more).")
+        if len(self.quote) > 1 or self.quote == self.separator:
+            raise ConfigError(f"quote {self.quote!r}: give one character that is not the separator, or none.")
+        try:
+            known = "a\n".encode(self.encoding).endswith(b"a\n")
+        except LookupError:
+            known = False
+        if not known:
+            raise ConfigError(f"encoding {self.encoding!r} cannot be read; name another (utf-8, latin-1, cp1252 …).")
+
+
+def read_rows(con: DuckDBPyConnection, path: Path, layout: Layout, only: Array | None = None) -> DuckDBPyRelation:
+    """The rows of a file: its columns as text, then ``line`` (1-based), ``raw`` (the line) and ``fault`` (or null).
+
+    A row with a fault has unusable columns. ``only`` limits it to some lines, sorted. The relation can be scanned once;
+    the connection holds one such file at a time. Raises DataError for a header without the needed columns.
+    """
+    names = layout.columns or header(path, layout)
+    _tell_apart(path, names)
+    read_lines(con, path, layout.encoding, only)
+    last = len(names)
+    blank = "trim(text, ' ' || chr(9)) = ''"
+    columns = [f"fields[{place}] as {quote(name)}" for place, name in enumerate(names, start=1)]
+    return con.sql(
+        f"""
+        with split as (
+            select *, {_fields(layout)} as fields from lines where line > {int(not layout.columns)}
+        )
+        select
+            {", ".join(columns)},
+            line,
+            if(strlen(text) <= 2000, text, left(text, 2000)) as raw,
+            case
+                when broken is not null then broken
+                when len(fields) = {last}{f" and not {blank}" * (last == 1)} then null
+                when {blank} then 'blank line'
+                when fields is null then 'a quote is not closed, or text follows one'
+                when torn then 'torn last line'
+                else 'has ' || len(fields) || ' columns instead of {last}'
+            end as fault
+        from split
+        """
+    )
+
+
+def count_rows(path: Path, layout: Layout) -> int:
+    """The lines of a file less its header, counted without parsing them."""
+    return max(0, count_lines(path) - (not layout.columns))
+
+
+def header(path: Path, layout: Layout) -> tuple[str, ...]:
+    """The column names in the first line; a blank one becomes ``column0`` for the first place and so on.
+
+    Raises DataError when there is no such line, when a needed name is missing, or when two cannot be told apart.
+    """
+    first = first_line(path, layout.encoding)
+    if not first.strip():
+        raise DataError(f"{path} does not start with a line of column names; fetch it again, or remove it.")
+    if "\0" in first:
+        raise DataError(f"{path} is not plain text, or written in UTF-16; save it as UTF-8.")
+    fields = _split(first, layout)
+    names = tuple(name.strip() or f"column{place}" for place, name in enumerate(fields))
+    if missing := [name for name in layout.needed if name not in names]:
+        raise DataError(f"{path} has no column {missing[0]!r}; {nearest(missing[0], names)}")
+    return names
+
+
+def _tell_apart(path: Path, names: Sequence[str]) -> None:
+    """Raise DataError for a name that comes twice, also in other letters (SQL's rule), or that is one of ours."""
+    lower = [name.lower() for name in names]
+    for name in names:
+        if name.lower() in ADDED:
+            raise DataError(f"{path} has a column {name!r}, which is the name of a column that is added; rename it.")
+        if lower.count(name.lower()) > 1:
+            raise DataError(f"{path} names the column {name!r} twice; rename one of them.")
+
+
+def text_files(folder: Path, pattern: str, header_lines: int = 0) -> list[Path]:
+    """The files of a folder with a name of this pattern, plain or compressed, in the order of their names.
+
+    Raises DataError for one that holds no rows, and for one in an archive if there is no other.
+    """
+    paths = sorted(path for path in folder.glob(f"{pattern}*") if path.is_file())
+    packed = [path for path in paths if ARCHIVES & {suffix.lower() for suffix in path.suffixes}]
+    found = [path for path in paths if path.suffix.lower() in {Path(pattern).suffix, *CODECS} and path not in packed]
+    if packed and not found:
+        raise DataError(f"{packed[0]} is an archive; unpack it into the same folder.")
+    for path in found:
+        if not has_rows(path, header_lines):
+            raise DataError(f"{path} holds no rows; fetch it again, or remove it if another file replaces it.")
+    return found
+
+
+def has_rows(path: Path, header_lines: int = 0) -> bool:
+    """Whether anything follows the header. No more is read than it takes to see that."""
+    for block in _blocks(path):
+        if isinstance(block, _Damage) or (block and not header_lines):
+            return True
+        _, newline, rest = block.partition(b"\n")
+        if rest:
+            return True
+        header_lines -= bool(newline)
+    return False
+
+
+def read_lines(con: DuckDBPyConnection, path: Path, encoding: str = "utf-8", only: Array | None = None) -> None:
+    """Register ``lines``: line (1-based), text (without its line break), broken (why its bytes are no text, or null),
+    torn (the file ends here without a line break).
+
+    It can be scanned once. ``only`` (sorted line numbers) limits it; nothing is read past the last of them.
+    """
+    con.register("lines", pa.RecordBatchReader.from_batches(LINES, _batches(path, encoding, only)))
+
+
+def count_lines(path: Path) -> int:
+    """The lines that ``read_lines`` gives, a torn last one included."""
+    lines, last = 0, b"\n"
+    for block in _blocks(path):
+        if isinstance(block, _Damage):
+            return lines + (last != b"\n") + 1
+        lines += block.count(b"\n")
+        last = block[-1:] or last
+    return lines + (last != b"\n")
+
+
+class _Damage(str):
+    """What ends a compressed file before its time."""
+
+
+def _blocks(path: Path) -> Iterator[bytes | _Damage]:
+    """A file's bytes in blocks, unpacked, without a byte order mark; a _Damage where it cannot be unpacked further."""
+    position, damage = 0, None
+    with _opened(path) as stream:
+        while damage is None:
+            block, damage = _block(stream, PIECE if path.suffix.lower() in CODECS else BLOCK)
+            if damage:
+                block += _last_bytes(path, position + len(block))
+            if block:
+                yield block if position else block.removeprefix(BOM)
+                position += len(block)
+            elif damage is None:
+                return
+        yield damage
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pa.NativeFile]:
+    codec = CODECS.get(path.suffix.lower())
+    with pa.OSFile(str(path)) as file, pa.CompressedInputStream(file, codec) if codec else file as stream:
+        yield stream
+
+
+def _block(stream: pa.NativeFile, piece: int) -> tuple[bytes, _Damage | None]:
+    """The next block, read in pieces: a piece in which something is damaged is not given at all."""
+    pieces = []
+    for _ in range(BLOCK // piece):
+        try:
+            pieces.append(stream.read(piece))
+        except OSError as error:
+            reason = str(error).splitlines()[0]
+            return b"".join(pieces), _Damage(f"the compressed file is cut off or damaged here: {reason}")
+        if not pieces[-1]:
+            break
+    return b"".join(pieces), None
+
+
+def _last_bytes(path: Path, start: int) -> bytes:
+    """The sound bytes of the piece at ``start`` that cannot be read whole: read again, one by one."""
+    found = []
+    with _opened(path) as stream:
+        for skipped in range(0, start, BLOCK):
+            stream.read(min(BLOCK, start - skipped))
+        with suppress(OSError):
+            while byte := stream.read(1):
+                found.append(byte)
+    return b"".join(found)
+
+
+def _batches(path: Path, encoding: str, only: Array | None) -> Iterator[pa.RecordBatch]:
+    line, rest, damage, overlong = 1, b"", None, False
+    for block in _blocks(path):
+        if isinstance(block, _Damage):
+            damage = block
+            break
+        if overlong and b"\n" not in block:
+            continue  # in the middle of a line that is refused already
+        whole = rest + block
+        ends = np.flatnonzero(np.frombuffer(whole, np.uint8) == 10) + 1  # [L] behind each line break
+        end = int(ends[-1]) if len(ends) else 0
+        rest = whole[end:]
+        overlong = len(rest) > LONGEST
+        rest = rest[: LONGEST + 1]
+        if len(ends):
+            yield from _wanted(_batch(whole[:end], ends, line, encoding), only)
+            line += len(ends)
+        if only is not None and (not len(only) or line > only[-1]):
+            return
+    if rest:
+        torn = _batch(rest, np.array([len(rest)]), line, encoding).set_column(3, LINES.field("torn"), pa.array([True]))
+        if damage:
+            why = pa.array(["cut off with its compressed file"])
+            torn = torn.set_column(2, LINES.field("broken"), why)
+        yield from _wanted(torn, only)
+        line += 1
+    if damage:
+        yield from _wanted(pa.record_batch([[line], [""], [str(damage)], [True]], schema=LINES), only)
+
+
+def _batch(block: bytes, ends: Array, first: int, encoding: str) -> pa.RecordBatch:
+    """The lines of a block that ends behind its last line."""
+    faults = _faults(block, ends, encoding)
+    if faults is None:
+        text = _strings(block, ends)
+    else:  # rare: line by line
+        lines = [block[start:end] for start, end in zip(np.r_[0, ends[:-1]], ends, strict=True)]
+        text = pa.array([_decoded(raw[: LONGEST + 1], encoding) for raw in lines], pa.string())
+    numbers = pa.array(np.arange(first, first + len(ends)))
+    broken = pa.nulls(len(ends), pa.string()) if faults is None else pa.array(faults, pa.string())
+    whole = pa.array(np.zeros(len(ends), bool))
+    return pa.record_batch([numbers, pc.ascii_rtrim(text, "\r\n"), broken, whole], schema=LINES)
+
+
+def _strings(block: bytes, ends: Array) -> pa.Array:
+    offsets = np.zeros(len(ends) + 1, np.int32)
+    offsets[1:] = ends
+    return pa.StringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(block))
+
+
+def _faults(block: bytes, ends: Array, encoding: str) -> list[str | None] | None:
+    """What is wrong with each line's bytes, or None when every line can be taken as it is (UTF-8)."""
+    starts = np.r_[0, ends[:-1]]
+    if _is_utf8(block, encoding) and b"\0" not in block and (ends - starts).max() <= LONGEST:
+        return None
+    return [_fault(block[start:end], encoding) for start, end in zip(starts, ends, strict=True)]
+
+
+def _is_utf8(block: bytes, encoding: str) -> bool:
+    if block.isascii():
+        return True
+    if codecs.lookup(encoding).name != "utf-8":
+        return False
+    try:
+        block.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _fault(raw: bytes, encoding: str) -> str | None:
+    if len(raw) > LONGEST:
+        return f"longer than {LONGEST:,} bytes"
+    if b"\0" in raw:
+        return "holds a NUL byte"
+    try:
+        raw.decode(encoding)
+    except UnicodeDecodeError:
+        return f"not valid {encoding.upper()}"
+    return None
+
+
+def _decoded(raw: bytes, encoding: str) -> str:
+    return raw.decode(encoding, errors="backslashreplace").replace("\0", "\\x00")
+
+
+def _wanted(batch: pa.RecordBatch, only: Array | None) -> Iterator[pa.RecordBatch]:
+    if only is None:
+        yield batch
+        return
+    numbers = batch.column(0).to_numpy()
+    low, high = np.searchsorted(only, [numbers[0], numbers[-1] + 1])
+    if low < high:
+        yield batch.take(pa.array(only[low:high] - numbers[0]))
+
+
+def _fields(layout: Layout) -> str:
+    """The SQL that splits ``text``. Null where quotes do not pair."""
+    separator = literal(layout.separator)
+    plain = f"string_split(text, {separator})"
+    if not layout.quote:
+        return plain
+    q, s = (_escaped(part) for part in (layout.quote, layout.separator))
+    # A separator in front, so that every match consumes one and none is empty.
+    pattern = literal(f"{s}({q}(?:[^{q}]|{q}{q})*{q}|[^{q}{s}][^{s}]*|)")
+    body = f"{separator} || text"
+    found = f"regexp_extract_all({body}, {pattern}, 1)"
+    mark, double = literal(layout.quote), literal(layout.quote * 2)
+    unquoted = f"list_transform({found}, lambda x: if(starts_with(x, {mark}), replace(x[2:-2], {double}, {mark}), x))"
+    whole = f"{separator} || array_to_string({found}, {separator}) = {body}"
+    return f"case when not contains(text, {mark}) then {plain} when {whole} then {unquoted} end"
+
+
+def _escaped(character: str) -> str:
+    """A character for a regular expression, also within brackets."""
+    return f"\\x{ord(character):02x}" if len(character) == 1 and not character.isalnum() else character
+
+
+def first_line(path: Path, encoding: str = "utf-8") -> str:
+    """The first line of a file as text, without its line break, whatever its bytes."""
+    first = b""
+    for block in _blocks(path):
+        first += b"" if isinstance(block, _Damage) else block
+        if b"\n" in first or len(first) > LONGEST:
+            break
+    return first.split(b"\n", 1)[0][:LONGEST].decode(encoding, errors="replace").rstrip("\r")
+
+
+def _split(line: str, layout: Layout) -> Sequence[str]:
+    if not layout.quote:
+        return line.split(layout.separator)
+    return next(csv.reader([line], delimiter=layout.separator, quotechar=layout.quote), [])
