@@ -169,9 +169,10 @@ def ingest_counts(staged: Mapping[str, Path], published: Mapping[str, Mapping[st
     seen: set[Path] = set()
     for path, folder in staged.items():
         counts = _counts(folder)
-        facts = counts["events"]
-        given = {key: published.get(key, {folder.name: n}).get(folder.name, 0) for key, n in facts.items()}
-        events = 0 if folder in seen else sum(given.values())
+        # What a published partition never heard of is neither an event nor a duplicate: it is missing.
+        taken = {key: n for key, n in counts["events"].items() if folder.name in published.get(key, {folder.name: n})}
+        kept = sum(published[key][folder.name] if key in published else n for key, n in taken.items())
+        events = 0 if folder in seen else kept
         seen.add(folder)
         rows.append(
             {
@@ -179,7 +180,7 @@ def ingest_counts(staged: Mapping[str, Path], published: Mapping[str, Mapping[st
                 "rows_in": counts["rows_in"],
                 "unpacked": counts["unpacked"],
                 "events": events,
-                "duplicates": counts["duplicates"] + sum(facts.values()) - events,
+                "duplicates": counts["duplicates"] + sum(taken.values()) - events,
                 "rejects": sum(counts["reasons"].values()),
                 "left_out": sum(n for reason, n in counts["reasons"].items() if reason.startswith(LEFT_OUT)),
             }

@@ -268,7 +268,7 @@ class Plan:
     def staged(self, part: str | None = None) -> dict[str, Path]:
         """The staged folder of each raw events file of the current manifest; with ``part``, of those that touch it."""
         folders = staged_folders(self.manifest, self.staging, self.experiment.partitions, self.staging_key)
-        touched = {row["path"]: row["partitions"] for row in self.manifest}
+        touched = {row["path"]: row["partitions"] for row in self.manifest if row["kind"] == "events"}
         return {path: folder for path, folder in folders.items() if part is None or part in touched[path]}
 
     @property

@@ -209,8 +209,8 @@ def _sessionise(con: DuckDBPyConnection, partition: Partition, rules: _Rules) ->
     else:
         create_table(con, "showings", "staging/showings", {"constructed": rules.constructed})
         create_table(con, "credits", "staging/credits", {"constructed": rules.constructed, "max_us": rules.max_us})
-        bounds = {"first_start": partition.start, "last_end": partition.end, "click": int(FIRST_POSITIVE)}
-        create_table(con, "shown", "staging/shown", bounds)
+        starts = {"first_start": partition.start, "last_end": partition.end}
+        create_table(con, "shown", "staging/shown", starts | {"click": int(FIRST_POSITIVE)})
         create_table(con, "impressions", "staging/impressions", pages | outcomes)
     positive = {"click": int(FIRST_POSITIVE), "purchase": int(Feedback.PURCHASE)}
     create_table(con, "sessions", "staging/sessions", positive)

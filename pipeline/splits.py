@@ -20,9 +20,12 @@ from pipeline.experiment import Splits, utc
 from pipeline.warehouse import connect, create_table, run_sql, write_parquet
 
 MIN_STARTS = 3  # distinct session starts: one a split
+MIN_USABLE = 2  # sessions of validation and of test in which a ranking can be judged: an interval needs two
 
 
-def build_splits(sessions: Sequence[Path], settings: Splits, out: Path) -> dict[str, dict[str, int]]:
+def build_splits(
+    sessions: Sequence[Path], settings: Splits, out: Path, min_usable: int = MIN_USABLE
+) -> dict[str, dict[str, int]]:
     """Write ``splits``; returns the kept and dropped sessions by split.
 
     A share is turned into the session start that comes nearest to it. Raises TooSmallError when a split stays empty.
@@ -36,7 +39,7 @@ def build_splits(sessions: Sequence[Path], settings: Splits, out: Path) -> dict[
             )
         validation, test = _cut_offs(con, settings)
         splits = run_sql(con, "staging/splits", {"validation": validation, "test": test}).to_arrow_table()
-        _refuse_empty(splits, n)
+        _refuse_empty(splits, n, min_usable)
         write_parquet(out, "splits", splits.to_batches())
         return {s["split"]: {"sessions": s["sessions"], "dropped": s["dropped"]} for s in splits.to_pylist()}
 
@@ -66,7 +69,7 @@ def _at_share(con: DuckDBPyConnection, share: float | datetime, after: datetime 
     return utc(moment)
 
 
-def _refuse_empty(splits: pa.Table, n: int) -> None:
+def _refuse_empty(splits: pa.Table, n: int, min_usable: int) -> None:
     for split in splits.to_pylist():
         if not split["sessions"]:
             raise TooSmallError(
@@ -74,9 +77,9 @@ def _refuse_empty(splits: pa.Table, n: int) -> None:
                 f"split ({split['start_ts']} to {split['end_ts']}) and none ends in it; "
                 "use a longer log, or move splits.validation and splits.test."
             )
-        if not split["usable"] and split["split"] != "train":
+        if split["usable"] < min_usable and split["split"] != "train":
             raise TooSmallError(
-                f"The log is too small to split: none of the {split['sessions']} sessions of the {split['split']} split "
-                "has both positive and other feedback, so no ranking is better than another; "
-                "use a longer log, or move splits.validation and splits.test."
+                f"The log is too small to split: {split['usable']} of the {split['sessions']} sessions of the "
+                f"{split['split']} split have both positive and other feedback, and without {min_usable} no ranking "
+                "can be judged; use a longer log, or move splits.validation and splits.test."
             )

@@ -155,7 +155,6 @@ def write_parquet(path: Path, table: str, batches: Iterable[pa.RecordBatch]) -> 
 
 def read_table(files: Sequence[Path], table: str, columns: list[str] | None = None) -> pa.Table:
     """Parquet files of a published table as one Arrow table; no files give an empty one."""
-    if not files:
-        none = SCHEMAS[table].empty_table()
-        return none.select(columns) if columns else none
-    return pa.concat_tables([pq.read_table(path, columns=columns) for path in files])
+    schema = SCHEMAS[table] if columns is None else pa.schema([SCHEMAS[table].field(name) for name in columns])
+    parts = [pq.read_table(path, columns=columns).cast(schema) for path in files]
+    return pa.concat_tables(parts) if parts else schema.empty_table()

@@ -17,6 +17,7 @@ from pipeline.ingest import (
     staged_folders,
 )
 from pipeline.partitions import partitions_of
+from pipeline.plan import Plan, row_count
 from pipeline.sessions import build_sessions, late_path
 from pipeline.sources import open_source
 from tests.conftest import command
@@ -84,3 +85,5 @@ def test_a_log_too_small_to_split_still_gives_its_data_report(name: str, real_da
     assert f"What the log holds is shown at {page}" in run.stderr
     assert "Traceback" not in run.stderr + run.stdout
     assert page.stat().st_size > 10_000
+    published = Plan(loaded(name, real_data), tmp_path / "storage").store.files("events")
+    assert row_count(published) == LOGS[name][3]

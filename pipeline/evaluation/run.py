@@ -19,10 +19,10 @@ from pipeline.evaluation.leaderboard import leaderboard
 from pipeline.evaluation.rerank import MODES, ranking_table, rerank, session_table
 from pipeline.evaluation.sessions import iter_sessions
 from pipeline.experiment import PROJECT, Experiment
-from pipeline.source_settings import StorefrontSource
 from pipeline.plan import PRODUCTION, Job, library_versions
 from pipeline.schemas import SCHEMAS
 from pipeline.simulation import simulator_config
+from pipeline.source_settings import StorefrontSource
 from pipeline.storage import fingerprint
 from pipeline.task import TASK_TABLES, load_task
 from pipeline.trajectories import feedback_codes, pad_left, ragged

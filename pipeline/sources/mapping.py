@@ -7,7 +7,8 @@ at all, parallel lists of different lengths, an entry that does not fit its patt
 
 - A text is trimmed, and one of ``nulls`` is nothing. An id like 123.0 is 123: so pandas writes a column with gaps.
 - A record whose shown list is empty is its action alone; one without either is refused. What was done to an item that
-  is not in the list is kept: the session decides whether it was shown earlier. An impression's item is its list's.
+  is not in the list is kept: the session decides whether it was shown earlier. A list without a request id is a
+  request of its user, called by its time.
 - A flag is set when it is true, t, yes, y or a number above 0; it is not when it is false, f, no, n, another number or
   missing.
 - A code that ``type.map`` does not name is an unknown event type; one that ``type.ignore`` names is refused as ignored.
@@ -16,7 +17,6 @@ at all, parallel lists of different lengths, an entry that does not fit its patt
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +29,7 @@ from pipeline.sources.base import EVENT_COLUMNS, ITEM_COLUMNS, USER_COLUMNS, Lin
 from pipeline.sources.mapping_columns import define_macros
 from pipeline.sources.mapping_entities import read_items, read_users
 from pipeline.sources.mapping_events import needed, read_facts, references
-from pipeline.sources.mapping_files import count_records, file_format, has_records, layout, open_rows
+from pipeline.sources.mapping_files import count_records, file_format, folder_values, has_records, layout, open_rows
 from pipeline.warehouse import connect
 
 NO_ROWS = EVENT_COLUMNS | {"line": "bigint", "raw": "varchar", "reason": "varchar"}
@@ -47,18 +47,24 @@ class MappedLog:
         tells_all = any("impression" in files.types for files in settings.events)
         self.has_impressions = tells_all if settings.has_impressions is None else settings.has_impressions
         self.unpacks = any(files.unpack or files.shown or files.feedback for files in settings.events)
+        self._found: dict[Path, tuple[str, Files]] = {}
         for _, files in self._parts.values():
             layout(files)
         _check_times(settings)
 
     def discover(self) -> list[RawFile]:
+        self._found = self._match()
         for part, (_, files) in self._parts.items():
             found = [path for path, (other, _) in self._found.items() if other == part]
             if not any(has_records(path, files) for path in found):
                 raise DataError(
                     f"No file of {self.folder / files.files} has any record; check {part} in the experiment."
                 )
-        return [RawFile(path, self._parts[part][0]) for path, (part, _) in self._found.items()]
+        # The same bytes mean something else under another part, or in another folder of Hive.
+        return [
+            RawFile(path, self._parts[part][0], context=f"{part} {folder_values(path, self.folder)}")
+            for path, (part, _) in self._found.items()
+        ]
 
     def read(self, con: DuckDBPyConnection, file: RawFile, only: Lines | None = None) -> DuckDBPyRelation:
         files = self._of(file)
@@ -98,8 +104,7 @@ class MappedLog:
             parts["source.users"] = ("users", self.settings.users)
         return parts
 
-    @cached_property
-    def _found(self) -> dict[Path, tuple[str, Files]]:
+    def _match(self) -> dict[Path, tuple[str, Files]]:
         """Each file with the part of the settings that describes it, in a fixed order."""
         found: dict[Path, tuple[str, Files]] = {}
         for part, (_, files) in self._parts.items():
@@ -128,6 +133,7 @@ class MappedLog:
         return found
 
     def _of(self, file: RawFile) -> Files:
+        self._found = self._found or self._match()
         if file.path not in self._found:
             raise DataError(f"{file.path} is none of the files that the experiment names; check the globs of source.")
         return self._found[file.path][1]

@@ -14,7 +14,7 @@ from duckdb import DuckDBPyConnection
 from pipeline.errors import ConfigError, DataError, nearest
 from pipeline.source_settings import Files
 from pipeline.sources.base import Lines
-from pipeline.sources.mapping_columns import JSON, TEXT, Column, Columns
+from pipeline.sources.mapping_columns import JSON, TEXT, Column, Columns, pointer
 from pipeline.sources.text import ARCHIVES, CODECS, Layout, count_lines, has_rows, header, read_lines, read_rows
 from pipeline.warehouse import literal, quote
 
@@ -42,7 +42,10 @@ def open_rows(
     used, and for JSON without a needed column.
     """
     kind = file_format(path, files)
-    from_folders = _folder_values(path, root)
+    from_folders = {
+        name: Column("null::varchar" if value is None else literal(value), TEXT)
+        for name, value in folder_values(path, root).items()
+    }
     if kind == "parquet":
         named = _open_parquet(con, path, only)
     elif kind == "json":
@@ -51,6 +54,12 @@ def open_rows(
     else:
         named = _open_text(con, path, layout(files, kind), only)
     return Columns(path, named | from_folders)
+
+
+def folder_values(path: Path, root: Path) -> dict[str, str | None]:
+    """What the folders of Hive say of a file by the column's name: ``date=2024-01-01/part-0.parquet``."""
+    pairs = [re.fullmatch("([^=]+)=(.*)", part) for part in path.relative_to(root).parts[:-1]]
+    return {pair[1]: None if pair[2] == NO_PARTITION else unquote(pair[2]) for pair in pairs if pair}
 
 
 def count_records(path: Path, files: Files) -> int:
@@ -119,7 +128,7 @@ def _open_json(
         raise DataError(f"{path} has no {missing[0]!r} in its first {SAMPLE} lines; {nearest(missing[0], keys)}")
     # One walk through a document finds all its keys. A key that no line of the sample has may be in a later one.
     names = sorted(set(heads.values()))
-    paths = ", ".join(literal(f'$."{name}"') for name in names)
+    paths = ", ".join(pointer((name,)) for name in names)
     read_lines(con, path, encoding, only)
     con.sql(
         f"""
@@ -162,13 +171,3 @@ def _open_parquet(con: DuckDBPyConnection, path: Path, only: Lines | None) -> di
         """
     ).create_view("raw_rows", replace=True)
     return {name: Column(safe[name], kind) for name, kind in types.items()}
-
-
-def _folder_values(path: Path, root: Path) -> dict[str, Column]:
-    """The columns that Hive's folders give a file: ``date=2024-01-01/part-0.parquet``."""
-    pairs = [re.fullmatch(r"([^=]+)=(.*)", part) for part in path.relative_to(root).parts[:-1]]
-    found = {pair[1]: unquote(pair[2]) for pair in pairs if pair}
-    return {
-        name: Column("null::varchar" if value == NO_PARTITION else literal(value), TEXT)
-        for name, value in found.items()
-    }

@@ -5,6 +5,7 @@ from duckdb import DuckDBPyConnection
 
 from pipeline.source_settings import ACTIONS, ATTRIBUTES, Shown, Unpack, entry_parts
 from pipeline.sources.mapping_columns import TEXT, Column, Columns, as_entries, as_list, as_parts, as_text, element
+from pipeline.warehouse import quote
 
 UNREADABLE = "list cannot be read"
 LISTS = {
@@ -63,7 +64,7 @@ def lay_out(con: DuckDBPyConnection, columns: Columns, shown: Shown, rows: str) 
         parts = entry_parts(shown.entry)
         lists["items"] = as_parts(lists["items"], shown.entry)
         faults += f" when {_misfits('l_items', parts[0])} then 'an entry is not written as shown.entry'"
-        told |= {part: f"list_transform(l_items, lambda x: x.{part})" for part in parts}
+        told |= {part: f"list_transform(l_items, lambda x: x.{quote(part)})" for part in parts}
     attributes = [
         f"{_each('known', told[name]) if name in told else 'null::varchar[]'} as shown_{name}" for name in ATTRIBUTES
     ]
@@ -93,4 +94,4 @@ def _each(function: str, texts: str) -> str:
 
 def _misfits(texts: str, first: str) -> str:
     """SQL of whether an entry did not fit its pattern: all its parts are then empty, while the first never is."""
-    return f"list_contains(list_transform({texts}, lambda x: coalesce(x.{first}, '') = ''), true)"
+    return f"list_contains(list_transform({texts}, lambda x: coalesce(x.{quote(first)}, '') = ''), true)"

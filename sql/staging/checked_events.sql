@@ -18,6 +18,14 @@ select
     line,
     raw,
     case
+        -- Nearly all rows pass here, at a tenth of what the single questions cost.
+        when reason is null
+            and user_id > ' ' and strlen(user_id) <= $longest_id
+            and item_id > ' ' and strlen(item_id) <= $longest_id
+            and event_ts >= $start and event_ts < $end
+            and try_cast(event_type as event_type) is not null
+            and value is null and propensity is null
+            then null
         when reason is not null then reason
         when coalesce(trim(user_id), '') = '' then 'blank user id'
         when coalesce(trim(item_id), '') = '' then 'blank item id'

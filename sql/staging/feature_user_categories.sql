@@ -25,7 +25,7 @@ steps as (
     union all
     select "user", hours, moment + length as moment, -1 as step
     from spaced
-    where next is null or moment + length <= next + 1
+    where next is null or moment + length < next
 ),
 moments as (
     select

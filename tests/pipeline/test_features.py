@@ -129,7 +129,7 @@ RANGES = st.sampled_from(
 )  # with quiet time in the past and without
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(SHOWN, RANGES)
 def test_features_of_all_groups_equal_a_plain_count(
     drawn: list[tuple[datetime, str, str, timedelta | None]], wanted: list[Partition]

@@ -175,6 +175,19 @@ def test_a_published_partition_that_lost_a_fact_is_noticed_and_one_not_yet_publi
     ]
 
 
+def test_a_file_that_a_published_partition_never_saw_is_noticed(tmp_path: Path) -> None:
+    log = dirty(tmp_path)
+    log.stage()
+    staged = log.staged
+    log.staged = {"ratings.a.dat": staged["ratings.a.dat"]}
+    published = log.publish()
+    log.staged = staged
+    assert check_conservation(log.counts(published), published) == [
+        "ratings.b.dat: 3 records came in, but 0 events, 0 duplicates and 1 rejects make 1: 2 are missing. "
+        "Ingest the file again."
+    ]
+
+
 def test_a_record_that_parsing_lost_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = dirty(tmp_path)
     monkeypatch.setattr(MovieLens, "count", lambda self, con, file: 6 if "a.dat" in file.path.name else 3)

@@ -30,9 +30,8 @@ def write_sessions(
 
 
 def split(folder: Path, starts: list[float], settings: Splits, length: float = LENGTH) -> dict[str, dict[str, int]]:
-    return build_splits(
-        [write_sessions(folder / "sessions.parquet", starts, length)], settings, folder / "splits.parquet"
-    )
+    sessions = write_sessions(folder / "sessions.parquet", starts, length)
+    return build_splits([sessions], settings, folder / "splits.parquet", min_usable=0)
 
 
 def test_shares_count_sessions_in_the_order_of_their_start(tmp_path: Path) -> None:
@@ -82,7 +81,7 @@ def test_shares_always_leave_a_start_for_each_split(tmp_path: Path) -> None:
 
 def test_a_single_user_can_be_split(tmp_path: Path) -> None:
     sessions = write_sessions(tmp_path / "sessions.parquet", [0, 1, 2], user="only")
-    counts = build_splits([sessions], Splits(), tmp_path / "splits.parquet")
+    counts = build_splits([sessions], Splits(), tmp_path / "splits.parquet", min_usable=1)
     assert [of_split["sessions"] for of_split in counts.values()] == [1, 1, 1]
 
 
@@ -107,10 +106,11 @@ def test_logs_that_cannot_be_split_are_refused(
         split(tmp_path, starts, settings, length)
 
 
-@pytest.mark.parametrize("clicks", [0, 2])
-def test_a_split_in_which_no_ranking_can_be_judged_is_refused(tmp_path: Path, clicks: int) -> None:
+@pytest.mark.parametrize(("clicks", "usable"), [(0, 0), (2, 0), (1, 1)])
+def test_a_split_in_which_no_ranking_can_be_judged_is_refused(tmp_path: Path, clicks: int, usable: int) -> None:
     sessions = write_sessions(tmp_path / "sessions.parquet", [0, 1, 2], clicks=clicks)
-    with pytest.raises(TooSmallError, match=r"too small to split: none of the 1 sessions of the validation split has"):
+    message = rf"too small to split: {usable} of the 1 sessions of the validation split have both"
+    with pytest.raises(TooSmallError, match=message):
         build_splits([sessions], Splits(), tmp_path / "splits.parquet")
 
 

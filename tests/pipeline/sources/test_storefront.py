@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from pipeline.errors import StorageError
-from pipeline.source_settings import StorefrontSource
 from pipeline.schemas import SCHEMAS
+from pipeline.source_settings import StorefrontSource
 from pipeline.sources import storefront_log
 from pipeline.sources.base import ITEM_COLUMNS
 from pipeline.sources.storefront import RAW_COLUMNS, StorefrontLog, load_truth
