@@ -17,8 +17,10 @@ alone in an empty store, and over the same file added to a store of all the days
 """
 
 import argparse
+import atexit
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -134,7 +136,8 @@ def write_days(folder: Path, days: Sequence[Partition], rows: int, seed: int = S
     """Write one file a day of about ``rows`` lines; a burst goes on past midnight in the next day's file."""
     rng = np.random.default_rng(seed)
     users = range(max(1, len(days) * rows // ACTS_OF_USER))
-    paths, carried = [], []
+    paths: list[Path] = []
+    carried: list[pa.Table] = []
     for day in days:
         acts = pa.concat_tables([*carried, _acts(rng, rows, users, int(day.start.timestamp()), DAY)])
         is_late = pc.greater_equal(acts["second"], int(day.end.timestamp()))
@@ -318,18 +321,22 @@ def add_a_day(folder: Path, days: int, rows: int, repeat: int) -> list[Measureme
         copy = shutil.copytree(history, folder / f"copy-{number}")
         in_history.append(alone(ingest, copy))
         shutil.rmtree(copy)
-    print(f"Parts made for one day more: {in_history[0].result.counts}")
+    made = in_history[0].result.counts
+    print(f"Parts made for one day more: {made}")
+    if made["events"] != 1:
+        raise SystemExit("More events were made than those of the new day: did the code change while this ran?")
     what = f"one day of {rows:,} rows after {days - 1} days, against alone"
-    return list(_of_a_day(what, [run.result for run in in_history], [run.result for run in in_empty]))
+    return list(_of_a_day(what, in_history, in_empty))
 
 
-def _of_a_day(what: str, added: list[Outcome], alone_: list[Outcome]) -> Iterator[Measurement]:
+def _of_a_day(what: str, runs: list[Metered[Outcome]], least: list[Metered[Outcome]]) -> Iterator[Measurement]:
     """CPU seconds of the tables together, of the whole run and of each table."""
-    tables = [part for part in added[0].seconds if part != WHOLE_RUN]
+    memory = max(run.peak_rss_mb for run in runs)
+    tables = [part for part in runs[0].result.seconds if part != WHOLE_RUN]
     named = {"all tables": tables, WHOLE_RUN: [WHOLE_RUN]} | {table: [table] for table in tables}
     for name, parts in named.items():
-        value, base = (median(sum(run.seconds[part] for part in parts) for run in runs) for runs in (added, alone_))
-        yield Measurement(f"{what}: {name}", value, "CPU s", base, value / base)
+        value, base = (median(sum(run.result.seconds[p] for p in parts) for run in those) for those in (runs, least))
+        yield Measurement(f"{what}: {name}", value, "CPU s", base, value / base, memory)
 
 
 def _home(folder: Path, raw: Path, start: date, end: date) -> Path:
@@ -354,6 +361,8 @@ def ingest(home: Path) -> Outcome:
         "HINDSIGHT_STORAGE": str(home / "storage"),
         "DAGSTER_HOME": str(home / "dagster"),
     }
+    # DuckDB 2.0's bindings report "leaks" when the interpreter ends.
+    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno()))
     import dagster as dg
 
     from pipeline.definitions import defs  # reads EXPERIMENT

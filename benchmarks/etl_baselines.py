@@ -2,9 +2,9 @@
 
 From the CSV to events (each once, sorted by user and time), rejects with line and reason, impressions and sessions, one
 Parquet file each. They may rely on what ours may not: ids are whole numbers, so that a blank or broken one is a value
-that does not parse; the log fits in memory; a line has six columns at most (pandas drops longer ones unseen); no session
-lasts 24 hours. They do not keep the rejects' text, write only the columns that this log has, and put all days into one
-file, so that one day more would make everything anew.
+that does not parse; the log fits in memory; a line has six columns at most (pandas drops longer ones unseen); no
+session lasts 24 hours. They do not keep the rejects' text, write only the columns that this log has, and put all days
+into one file, so that one day more would make everything anew.
 """
 
 import csv

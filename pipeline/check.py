@@ -180,8 +180,11 @@ def _catalogue(source: Source, files: Sequence[RawFile]) -> list[str]:
                 names = [name for name in described.columns if name != "features"]
                 counts = ", ".join(f"count({name}) as {name}" for name in names)
                 found = described.aggregate(f"{counts}, coalesce(max(len(features)), 0) as features")
-                told = dict(zip(found.columns, found.fetchall()[0], strict=True))
-            lines.append(f"{kind}: " + ", ".join(f"{n:,} with {name}" for name, n in told.items() if n))
+                counted = dict(zip(found.columns, found.fetchall()[0], strict=True))
+            told = [
+                f"{n:,} features" if name == "features" else f"{n:,} with {name}" for name, n in counted.items() if n
+            ]
+            lines.append(f"{kind}: " + ", ".join(told))
     return lines
 
 

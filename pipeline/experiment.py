@@ -158,11 +158,11 @@ class Experiment(Strict):
     history: History = History()
     embeddings: Embeddings = Embeddings()
     hindsight: Hindsight = Hindsight()
-    simulators: dict[str, dict[str, Any]] = {"rnn": {}}  # name → settings that differ from the defaults; one for now
+    simulators: dict[str, dict[str, Any]] = Field({"rnn": {}})  # name → settings that differ from the defaults; one for now
     agents: dict[str, dict[str, Any]]  # name → settings that differ from the defaults; "class" names one of one's own
     seeds: tuple[int, ...] = (11, 13, 17, 19, 23)
     profile: Literal["demo", "standard", "paper"] = "standard"
-    budget: dict[str, float] = {}  # overrides of the profile
+    budget: dict[str, float] = Field({})  # overrides of the profile
     device: Literal["cpu", "cuda"] = "cpu"
     reference: str = "popularity"  # the agent that the others are compared with
 

@@ -20,37 +20,50 @@ start are kept moment by moment, the time between as one count; and of users, on
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from duckdb import DuckDBPyConnection
 
 from pipeline.checks import run_check
 from pipeline.partitions import Partition
-from pipeline.warehouse import connect, copy_select, create_table, sql_text
+from pipeline.storage import code_fingerprint, file_hash, fingerprint, link
+from pipeline.warehouse import connect, copy_select, create_table, run_sql, sql_text
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY, WEEK = timedelta(hours=24), timedelta(hours=168)
 SAMPLE = 200  # impressions that the check recounts
 _OF_WEEK = ("user_item", "user_category", "user_brand", "user_shop")  # subjects that are counted over a week alone
 
 
 def build_features(
-    impressions: Sequence[Path], described: Path, wanted: Sequence[Partition], out: Callable[[Partition], Path]
-) -> dict[str, int]:
-    """Write ``features`` of a contiguous range of partitions; returns the rows by partition key.
+    impressions: Sequence[Path],
+    described: Path,
+    wanted: Sequence[Partition],
+    out: Callable[[Partition], Path],
+    reuse: Callable[[Partition], Path | None] = lambda partition: None,
+) -> list[Partition]:
+    """Write ``features`` of each partition; returns those that had to be made.
 
     A row belongs to the partition of its impression's time, not of its session's start. ``impressions`` must hold the
-    range and the eight days before it: a week, and a day for the length of a session. ``described`` is the items file
-    of ``write_entities``.
+    partitions and the eight days before each: a week, and a day for the length of a session. ``described`` is the items
+    file of ``write_entities``. ``reuse`` gives the published file of a partition: where it was made from the same facts
+    it is linked, not made again, for a new day's impressions come with those of the days before it. Neighbours are made
+    together.
     """
-    first, last = wanted[0], wanted[-1]
     with connect({"impressions": impressions, "described_items": [described]}) as con:
+        days = run_sql(con, "staging/feature_digests").fetchall()
+        code = code_fingerprint("pipeline.features"), file_hash(described)
+        made_from = {p.key: fingerprint(_facts_of(days, p), code) for p in wanted}
+        stale = [p for p in wanted if not _linked(reuse(p), out(p), made_from[p.key])]
         _view_facts(con)
-        create_table(con, "shown", "staging/feature_shown", {"start": first.start, "end": last.end})
-        _count(con, first.start, last.end)
-        create_table(con, "features", "staging/features")
-        return {p.key: _write(con, p, out(p)) for p in wanted}
+        for neighbours in _runs(stale):
+            _build(con, neighbours, out)
+        for p in wanted:
+            _record(out(p)).write_text(json.dumps({"made_from": made_from[p.key]}), encoding="utf-8")
+        return stale
 
 
 def check_features(
@@ -61,6 +74,55 @@ def check_features(
     with connect(inputs) as con:
         _view_facts(con)
         return run_check(con, "no_future_in_features", {"sample": sample})
+
+
+def _facts_of(days: Sequence[tuple[int, int, str]], partition: Partition) -> list[tuple[int, int, str]]:
+    """The digests of the days whose facts count for the partition."""
+    first, last = ((moment - EPOCH) // DAY for moment in (partition.start - WEEK, partition.end))
+    return [row for row in days if first <= row[0] < last]
+
+
+def _linked(published: Path | None, path: Path, made_from: str) -> bool:
+    """Link the published file if it was made from the same facts; whether it was."""
+    if published is None:
+        return False
+    try:
+        record = json.loads(_record(published).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if record["made_from"] != made_from:
+        return False
+    link(published, path)
+    return True
+
+
+def _record(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _runs(partitions: Sequence[Partition]) -> list[list[Partition]]:
+    """The partitions in runs of neighbours."""
+    runs: list[list[Partition]] = []
+    for partition in partitions:
+        if runs and runs[-1][-1].end == partition.start:
+            runs[-1].append(partition)
+        else:
+            runs.append([partition])
+    return runs
+
+
+def _build(con: DuckDBPyConnection, wanted: Sequence[Partition], out: Callable[[Partition], Path]) -> None:
+    start, end = wanted[0].start, wanted[-1].end
+    create_table(con, "shown", "staging/feature_shown", {"start": start, "end": end})
+    _count(con, start, end)
+    create_table(con, "features", "staging/features")
+    for partition in wanted:
+        select = (
+            "select * from features where impression_ts >= $start and impression_ts < $end "
+            "order by impression_ts, session_id, position"
+        )
+        period = {"start": partition.start, "end": partition.end}
+        copy_select(con, select, out(partition), "features", period)
 
 
 def _view_facts(con: DuckDBPyConnection) -> None:
@@ -85,11 +147,3 @@ def _count(con: DuckDBPyConnection, start: datetime, end: datetime) -> None:
         create_table(con, "moments", "staging/feature_user_moments", {"kind": kind})
         counts = "staging/feature_week_counts" if kind in _OF_WEEK else "staging/feature_counts"
         create_table(con, f"{kind}_counts", counts)
-
-
-def _write(con: DuckDBPyConnection, partition: Partition, path: Path) -> int:
-    select = (
-        "select * from features where impression_ts >= $start and impression_ts < $end "
-        "order by impression_ts, session_id, position"
-    )
-    return copy_select(con, select, path, "features", {"start": partition.start, "end": partition.end})

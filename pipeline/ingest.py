@@ -43,7 +43,7 @@ def discovered(files: Sequence[RawFile], staging: Path) -> str:
 
 
 def content_hashes(files: Sequence[RawFile], staging: Path) -> list[str]:
-    """The SHA-256 of each file with what it needs; a file whose size and time have not changed is not read again (``hashes.json``)."""
+    """The SHA-256 of each file with what its reading needs; a file whose size and time are known is not read again."""
     cache = staging.with_name("hashes.json")
     known: dict[str, str] = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
     paths = dict.fromkeys(path for file in files for path in (file.path, *file.needs))

@@ -11,7 +11,13 @@ def features(context: dg.AssetExecutionContext):
         from pipeline.features import build_features
 
         described = job.plan.store.require("entities").folder / "items.parquet"
-        build_features(job.files("impressions"), described, job.partitions, lambda p: job.out("features", p.key))
+        build_features(
+            job.files("impressions"),
+            described,
+            job.partitions,
+            out=lambda partition: job.out("features", partition.key),
+            reuse=lambda partition: job.published(("features",), partition.key).get("features"),
+        )
 
     yield from publish(context, ("features",), build)
 

@@ -101,9 +101,9 @@ def test_every_range_of_partitions_writes_the_same_bytes(tmp_path: Path, seed: i
         sessionise(folder, [{**log[n], "event_id": n} for n in kept_ids], wanted, settings)
         for table in ("impressions", "sessions"):
             for partition in wanted:
-                for at in (lambda path: path, late_path):
-                    alone, together = (at(under(tmp_path / name, table)(partition)) for name in (folder.name, "all"))
-                    assert alone.read_bytes() == together.read_bytes(), (at(alone).name, partition.key)
+                alone, together = (under(tmp_path / name, table)(partition) for name in (folder.name, "all"))
+                for which in (Path, late_path):
+                    assert which(alone).read_bytes() == which(together).read_bytes(), which(alone)
 
 
 def test_a_new_day_changes_only_the_sessions_that_cross_midnight(tmp_path: Path) -> None:
