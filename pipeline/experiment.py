@@ -158,7 +158,9 @@ class Experiment(Strict):
     history: History = History()
     embeddings: Embeddings = Embeddings()
     hindsight: Hindsight = Hindsight()
-    simulators: dict[str, dict[str, Any]] = Field({"rnn": {}})  # name → settings that differ from the defaults; one for now
+    simulators: dict[str, dict[str, Any]] = Field(
+        {"rnn": {}}
+    )  # name → settings that differ from the defaults; one for now
     agents: dict[str, dict[str, Any]]  # name → settings that differ from the defaults; "class" names one of one's own
     seeds: tuple[int, ...] = (11, 13, 17, 19, 23)
     profile: Literal["demo", "standard", "paper"] = "standard"

@@ -25,12 +25,13 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
 from pipeline.checks import run_check
 from pipeline.partitions import Partition
 from pipeline.storage import code_fingerprint, file_hash, fingerprint, link
-from pipeline.warehouse import connect, copy_select, create_table, run_sql, sql_text
+from pipeline.warehouse import connect, copy_select, create_table, run_sql, sql_text, view
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY, WEEK = timedelta(hours=24), timedelta(hours=168)
@@ -44,22 +45,25 @@ def build_features(
     wanted: Sequence[Partition],
     out: Callable[[Partition], Path],
     reuse: Callable[[Partition], Path | None] = lambda partition: None,
+    mentions: Callable[[Partition], Sequence[Path]] = lambda partition: (),
 ) -> list[Partition]:
     """Write ``features`` of each partition; returns those that had to be made.
 
     A row belongs to the partition of its impression's time, not of its session's start. ``impressions`` must hold the
     partitions and the eight days before each: a week, and a day for the length of a session. ``described`` is the items
-    file of ``write_entities``. ``reuse`` gives the published file of a partition: where it was made from the same facts
-    it is linked, not made again, for a new day's impressions come with those of the days before it. Neighbours are made
-    together.
+    file of ``write_entities``; ``mentions`` gives the ``mentions`` of a partition and of the eight days before it, which
+    say what the catalogue does not (of contradictory ones the smallest holds). ``reuse`` gives the published file of a partition: where it was made from the same facts
+    it is linked, not made again, for a new day's impressions come with those of the days before it.
     """
     with connect({"impressions": impressions, "described_items": [described]}) as con:
         days = run_sql(con, "staging/feature_digests").fetchall()
         code = code_fingerprint("pipeline.features"), file_hash(described)
-        made_from = {p.key: fingerprint(_facts_of(days, p), code) for p in wanted}
+        said = {p: [path for path in mentions(p) if pq.read_metadata(path).num_rows] for p in wanted}
+        made_from = {p.key: fingerprint(_facts_of(days, p), code, [file_hash(f) for f in said[p]]) for p in wanted}
         stale = [p for p in wanted if not _linked(reuse(p), out(p), made_from[p.key])]
-        _view_facts(con)
-        for neighbours in _runs(stale):
+        # What events say of an item may change with time: each partition then has a catalogue of its own.
+        for neighbours in [[p] for p in stale] if any(said.values()) else _runs(stale):
+            _view_facts(con, said[neighbours[0]])
             _build(con, neighbours, out)
         for p in wanted:
             _record(out(p)).write_text(json.dumps({"made_from": made_from[p.key]}), encoding="utf-8")
@@ -67,12 +71,16 @@ def build_features(
 
 
 def check_features(
-    features: Sequence[Path], impressions: Sequence[Path], described: Path, sample: int = SAMPLE
+    features: Sequence[Path],
+    impressions: Sequence[Path],
+    described: Path,
+    sample: int = SAMPLE,
+    mentions: Sequence[Path] = (),
 ) -> list[str]:
     """What a plain recount of a sample of impressions finds wrong; empty if nothing from the future came in."""
     inputs = {"features": features, "impressions": impressions, "described_items": [described]}
     with connect(inputs) as con:
-        _view_facts(con)
+        _view_facts(con, mentions)
         return run_check(con, "no_future_in_features", {"sample": sample})
 
 
@@ -125,9 +133,10 @@ def _build(con: DuckDBPyConnection, wanted: Sequence[Partition], out: Callable[[
         copy_select(con, select, out(partition), "features", period)
 
 
-def _view_facts(con: DuckDBPyConnection) -> None:
+def _view_facts(con: DuckDBPyConnection, mentions: Sequence[Path]) -> None:
+    view(con, "mentions", mentions)
     create_table(con, "catalogue", "staging/feature_catalogue")
-    con.execute(f"create view facts as {sql_text('staging/feature_facts')}")
+    con.execute(f"create or replace view facts as {sql_text('staging/feature_facts')}")
 
 
 def _count(con: DuckDBPyConnection, start: datetime, end: datetime) -> None:

@@ -89,7 +89,8 @@ STEPS = {
         Step("users", "sessions", "The users; dense index from the training window only.",
              "pipeline.entities", _reads("entities", "impressions", "sessions", "splits")),
         Step("features", "features", "Item, user, user-item and context, strictly before each impression.",
-             "pipeline.features", {**_reads("impressions", before=8 * DAY), **_reads("entities")}, kind="time"),
+             "pipeline.features", {**_reads("impressions", "mentions", before=8 * DAY), **_reads("entities")},
+             kind="time"),
         Step("item_embeddings", "features", "SVD of the shifted PPMI matrix over training sessions.",
              "pipeline.embeddings", _reads("impressions", "sessions", "splits", "items"), lambda e: e.embeddings),
         Step("trajectories", "trajectories", "Page transitions of the training window, with their goals.",
@@ -143,9 +144,10 @@ class Job:
         """The time partitions to make."""
         return [p for p in self.plan.partitions if p.key in self.parts]
 
-    def files(self, table: str) -> list[Path]:
-        """The published files of an input that the parts being made read."""
-        return self.plan.store.files(table, self.plan.read_parts(next(iter(self.aside)), self.parts, table))
+    def files(self, table: str, part: str | None = None) -> list[Path]:
+        """The published files of an input that the parts being made read, or that one of them does."""
+        parts = self.parts if part is None else [part]
+        return self.plan.store.files(table, self.plan.read_parts(next(iter(self.aside)), parts, table))
 
     def published(self, tables: Iterable[str], part: str) -> dict[str, Path]:
         """The first file of the current version of a part of each table, where there is one."""

@@ -17,6 +17,7 @@ def features(context: dg.AssetExecutionContext):
             job.partitions,
             out=lambda partition: job.out("features", partition.key),
             reuse=lambda partition: job.published(("features",), partition.key).get("features"),
+            mentions=lambda partition: job.files("mentions", partition.key),
         )
 
     yield from publish(context, ("features",), build)

@@ -1,8 +1,28 @@
--- One row an item that the log describes: the kinds that it belongs to, and since when it was on offer.
+-- One row an item that the log describes: the kinds that it belongs to, and since when it was on offer. The catalogue has
+-- the first word, the events the second.
+with catalogue as (
+    select
+        item_id, listed_ts,
+        nullif(category, '') as category,
+        nullif(brand, '') as brand,
+        nullif(shop, '') as shop
+    from described_items
+    qualify row_number() over (partition by item_id order by category, brand, shop, listed_ts) = 1
+),
+mentioned as (
+    select
+        item_id,
+        nullif(min(category), '') as category,
+        nullif(min(brand), '') as brand,
+        nullif(min(shop), '') as shop
+    from mentions
+    group by item_id
+)
 select
-    item_id, listed_ts,
-    nullif(category, '') as category,
-    nullif(brand, '') as brand,
-    nullif(shop, '') as shop
-from described_items
-qualify row_number() over (partition by item_id order by category, brand, shop, listed_ts) = 1
+    item_id,
+    catalogue.listed_ts,
+    coalesce(catalogue.category, mentioned.category) as category,
+    coalesce(catalogue.brand, mentioned.brand) as brand,
+    coalesce(catalogue.shop, mentioned.shop) as shop
+from catalogue
+full join mentioned using (item_id)

@@ -1,4 +1,4 @@
-"""The dirt of real logs, all of it at once: nothing is lost, and every refused record is found again by file and line."""
+"""The dirt of real logs, all at once: nothing is lost, and every refused record is found again by file and line."""
 
 import gzip
 from datetime import date

@@ -64,6 +64,22 @@ def featured(folder: Path, shown: Sequence[Row], wanted: Sequence[Partition] = W
     return [row for p in wanted for row in read_rows(out(p))]
 
 
+def test_what_events_say_of_an_item_fills_what_the_catalogue_leaves_open(tmp_path: Path) -> None:
+    now = at(9 * 24)
+    bare = [impression(1, "bare", now - HOUR, now - HOUR), impression(2, "other", now)]
+    told = [{"item_id": item, "category": "told", "shop": "s"} for item in ("bare", "other")]
+    mentions = write_rows(tmp_path / "mentions.parquet", "mentions", told)
+    log = write_rows(tmp_path / "impressions.parquet", "impressions", [{**row, "user_id": "u"} for row in bare])
+    out, catalogue = under(tmp_path, "features"), write_catalogue(tmp_path)
+    build_features([log], catalogue, WEEK_LATER, out, mentions=lambda partition: [mentions])
+    [last] = [row for p in WEEK_LATER for row in read_rows(out(p)) if row["item_id"] == "other"]
+    assert (last["item_category"], last["item_shop"], last["item_brand"]) == ("told", "s", None)
+    assert (last["user_category_positives_1w"], last["user_shop_positives_1w"]) == (1, 1)
+    files = [out(p) for p in WEEK_LATER]
+    assert check_features(files, [log], catalogue, mentions=[mentions]) == []
+    assert check_features(files, [log], catalogue) != []  # without them the counts have no ground
+
+
 def by_hand(of: Row, log: Sequence[Row]) -> Row:
     """The features of one impression, counted as their definitions read."""
     user, item, now = of["user_id"], of["item_id"], of["impression_ts"]
