@@ -51,9 +51,10 @@ def build_features(
 
     A row belongs to the partition of its impression's time, not of its session's start. ``impressions`` must hold the
     partitions and the eight days before each: a week, and a day for the length of a session. ``described`` is the items
-    file of ``write_entities``; ``mentions`` gives the ``mentions`` of a partition and of the eight days before it, which
-    say what the catalogue does not (of contradictory ones the smallest holds). ``reuse`` gives the published file of a partition: where it was made from the same facts
-    it is linked, not made again, for a new day's impressions come with those of the days before it.
+    file of ``write_entities``; ``mentions`` gives the tables ``mentions`` of a partition and of the eight days before
+    it, which say what the catalogue does not (of contradictory ones the smallest holds). ``reuse`` gives the published
+    file of a partition: where it was made from the same facts it is linked, not made again, for a new day's impressions
+    come with those of the days before it.
     """
     with connect({"impressions": impressions, "described_items": [described]}) as con:
         days = run_sql(con, "staging/feature_digests").fetchall()

@@ -79,8 +79,11 @@ def no_future_in_features() -> dg.AssetCheckResult:
     some = parts[:: -(-len(parts) // CHECKED_PARTITIONS)] if parts else []
     problems = []
     for part in some:
-        read = {t: plan.store.files(t, plan.read_parts("features", [part], t)) for t in ("impressions", "mentions")}
-        problems += check_features(plan.store.files("features", [part]), described=described, **read)
+        impressions, mentions = (
+            plan.store.files(table, plan.read_parts("features", [part], table)) for table in ("impressions", "mentions")
+        )
+        features = plan.store.files("features", [part])
+        problems += check_features(features, impressions, described, mentions=mentions)
     return verdict(problems, partitions=len(some))
 
 

@@ -9,7 +9,7 @@ quoted field cannot hold a line break.
 
 import codecs
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from pipeline.warehouse import literal, quote
 
 BLOCK = 1 << 22  # bytes read at a time
 PIECE = 1 << 13  # bytes unpacked at a time
+MANY = 32  # undecodable lines of a block, from which on its lines are looked at one by one
 LONGEST = 1 << 20  # bytes of a line; what is longer is refused, so that memory stays bounded
 LINES = pa.schema({"line": pa.int64(), "text": pa.string(), "broken": pa.string(), "torn": pa.bool_()})
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd", ".lz4": "lz4"}
@@ -239,85 +240,114 @@ def _batches(path: Path, encoding: str, only: Array | None) -> Iterator[pa.Recor
         overlong = len(rest) > LONGEST
         rest = rest[: LONGEST + 1]
         if len(ends):
-            yield from _wanted(_batch(whole[:end], ends, line, encoding), only)
+            yield from _batch(whole[:end], ends, line, encoding, only)
             line += len(ends)
         if only is not None and (not len(only) or line > only[-1]):
             return
     if rest:
-        torn = _batch(rest, np.array([len(rest)]), line, encoding).set_column(3, LINES.field("torn"), pa.array([True]))
-        if damage:
-            why = pa.array(["cut off with its compressed file"])
-            torn = torn.set_column(2, LINES.field("broken"), why)
-        yield from _wanted(torn, only)
+        for torn in _batch(rest, np.array([len(rest)]), line, encoding, only):
+            torn = torn.set_column(3, LINES.field("torn"), pa.array([True]))
+            if damage:
+                torn = torn.set_column(2, LINES.field("broken"), pa.array(["cut off with its compressed file"]))
+            yield torn
         line += 1
-    if damage:
-        yield from _wanted(pa.record_batch([[line], [""], [str(damage)], [True]], schema=LINES), only)
+    if damage and (only is None or line in only):
+        yield pa.record_batch([[line], [""], [str(damage)], [True]], schema=LINES)
 
 
-def _batch(block: bytes, ends: Array, first: int, encoding: str) -> pa.RecordBatch:
-    """The lines of a block that ends behind its last line."""
-    faults = _faults(block, ends, encoding)
-    if faults is None:
-        text = _strings(block, ends)
-    else:  # rare: line by line
-        lines = [block[start:end] for start, end in zip(np.r_[0, ends[:-1]], ends, strict=True)]
-        text = pa.array([_decoded(raw[: LONGEST + 1], encoding) for raw in lines], pa.string())
-    numbers = pa.array(np.arange(first, first + len(ends)))
-    broken = pa.nulls(len(ends), pa.string()) if faults is None else pa.array(faults, pa.string())
-    whole = pa.array(np.zeros(len(ends), bool))
-    return pa.record_batch([numbers, pc.ascii_rtrim(text, "\r\n"), broken, whole], schema=LINES)
-
-
-def _strings(block: bytes, ends: Array) -> pa.Array:
+def _batch(block: bytes, ends: Array, first: int, encoding: str, only: Array | None) -> Iterator[pa.RecordBatch]:
+    """The lines of a block that ends behind its last line, or those of them that are wanted."""
+    numbers = np.arange(first, first + len(ends))
+    if only is not None:
+        numbers = only[slice(*np.searchsorted(only, [first, first + len(ends)]))]
+        if not len(numbers):
+            return
+        block, ends = _joined(_cut(block, ends, numbers - first))
+    block, ends, faults = _readable(block, ends, encoding)
     offsets = np.zeros(len(ends) + 1, np.int32)
     offsets[1:] = ends
-    return pa.StringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(block))
+    text = pa.StringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(block))
+    broken = pa.nulls(len(ends), pa.string())
+    if faults:
+        broken = pa.array([faults.get(place) for place in range(len(ends))], pa.string())
+    whole = pa.array(np.zeros(len(ends), bool))
+    yield pa.record_batch([pa.array(numbers), pc.ascii_rtrim(text, "\r\n"), broken, whole], schema=LINES)
 
 
-def _faults(block: bytes, ends: Array, encoding: str) -> list[str | None] | None:
-    """What is wrong with each line's bytes, or None when every line can be taken as it is (UTF-8)."""
+def _cut(block: bytes, ends: Array, places: Iterable[int]) -> list[bytes]:
+    """Some lines of a block."""
     starts = np.r_[0, ends[:-1]]
-    if _is_utf8(block, encoding) and b"\0" not in block and (ends - starts).max() <= LONGEST:
-        return None
-    return [_fault(block[start:end], encoding) for start, end in zip(starts, ends, strict=True)]
+    return [block[starts[place] : ends[place]] for place in places]
 
 
-def _is_utf8(block: bytes, encoding: str) -> bool:
-    if block.isascii():
+def _joined(lines: Sequence[bytes]) -> tuple[bytes, Array]:
+    """Lines as a block, and where each ends."""
+    return b"".join(lines), np.cumsum([len(line) for line in lines])
+
+
+def _readable(block: bytes, ends: Array, encoding: str) -> tuple[bytes, Array, dict[int, str]]:
+    """A block as UTF-8, where its lines end, and what is wrong with the bytes of some, by place.
+
+    Bytes that are no text are written as escapes, so that a person can read them.
+    """
+    faults = _faults(block, ends, encoding)
+    is_utf8 = codecs.lookup(encoding).name == "utf-8"
+    if not faults and (is_utf8 or block.isascii()):
+        return block, ends, faults
+    if not is_utf8 or len(faults) > MANY:
+        lines = _cut(block, ends, range(len(ends)))
+        return *_joined([_decoded(line[: LONGEST + 1], encoding) for line in lines]), faults
+    pieces, start = [], 0  # sound stretches, and the faulty lines between them
+    for place in sorted(faults):
+        begin = int(ends[place - 1]) if place else 0
+        pieces += [block[start:begin], _decoded(block[begin : ends[place]][: LONGEST + 1], encoding)]
+        start = int(ends[place])
+    lengths = np.diff(ends, prepend=0)
+    for number, place in enumerate(sorted(faults)):
+        lengths[place] = len(pieces[2 * number + 1])
+    return b"".join([*pieces, block[start:]]), np.cumsum(lengths), faults
+
+
+def _faults(block: bytes, ends: Array, encoding: str) -> dict[int, str]:
+    """What is wrong with the bytes of some lines, by place."""
+    found = dict.fromkeys(np.flatnonzero(np.diff(ends, prepend=0) > LONGEST).tolist(), f"longer than {LONGEST:,} bytes")
+    if b"\0" in block:
+        nuls = np.flatnonzero(np.frombuffer(block, np.uint8) == 0)
+        for place in np.unique(np.searchsorted(ends, nuls, side="right")).tolist():
+            found.setdefault(place, "holds a NUL byte")
+    for place in () if block.isascii() else _undecodable(block, ends, encoding):
+        found.setdefault(place, f"not valid {encoding.upper()}")
+    return found
+
+
+def _undecodable(block: bytes, ends: Array, encoding: str) -> list[int]:
+    """The places of the lines that are no text in the encoding."""
+    found: list[int] = []
+    start = 0
+    while start < len(block) and len(found) < MANY:
+        try:
+            block[start:].decode(encoding)
+            return found
+        except UnicodeDecodeError as error:
+            found.append(int(np.searchsorted(ends, start + error.start, side="right")))
+            start = int(ends[found[-1]])
+    # Many: each try would decode all that follows once more.
+    first = len(ends) if start >= len(block) else int(np.searchsorted(ends, start, side="right"))
+    rest = range(first, len(ends))
+    lines = zip(rest, _cut(block, ends, rest), strict=True)
+    return found + [place for place, line in lines if _is_broken(line, encoding)]
+
+
+def _is_broken(line: bytes, encoding: str) -> bool:
+    try:
+        line.decode(encoding)
+    except UnicodeDecodeError:
         return True
-    if codecs.lookup(encoding).name != "utf-8":
-        return False
-    try:
-        block.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+    return False
 
 
-def _fault(raw: bytes, encoding: str) -> str | None:
-    if len(raw) > LONGEST:
-        return f"longer than {LONGEST:,} bytes"
-    if b"\0" in raw:
-        return "holds a NUL byte"
-    try:
-        raw.decode(encoding)
-    except UnicodeDecodeError:
-        return f"not valid {encoding.upper()}"
-    return None
-
-
-def _decoded(raw: bytes, encoding: str) -> str:
-    return raw.decode(encoding, errors="backslashreplace").replace("\0", "\\x00")
-
-
-def _wanted(batch: pa.RecordBatch, only: Array | None) -> Iterator[pa.RecordBatch]:
-    if only is None:
-        yield batch
-        return
-    numbers = batch.column(0).to_numpy()
-    low, high = np.searchsorted(only, [numbers[0], numbers[-1] + 1])
-    if low < high:
-        yield batch.take(pa.array(only[low:high] - numbers[0]))
+def _decoded(raw: bytes, encoding: str) -> bytes:
+    return raw.decode(encoding, errors="backslashreplace").replace("\0", "\\x00").encode()
 
 
 def _fields(layout: Layout) -> str:

@@ -73,7 +73,7 @@ def test_every_step_is_an_asset_and_every_agent_is_one() -> None:
 def test_the_partitioned_tables_are_partitioned_and_the_snapshots_are_not() -> None:
     partitioned = {key.path[1] for key in KEYS if GRAPH.get(key).is_partitioned}
     assert partitioned == {table for table, step in STEPS.items() if step.kind == "time"}
-    assert {"events", "impressions", "sessions", "features"} == partitioned
+    assert partitioned == {"events", "mentions", "impressions", "sessions", "features"}
 
 
 def test_dagster_and_the_files_at_rest_have_the_same_partitions() -> None:
