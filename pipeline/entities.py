@@ -37,10 +37,13 @@ def _typed(rows: DuckDBPyRelation, columns: Mapping[str, str]) -> DuckDBPyRelati
     return rows.project(", ".join(f"{name}::{kind} as {name}" for name, kind in columns.items()))
 
 
-def build_mentions(events: Sequence[Path], out: Path) -> int:
-    """Write ``mentions``, what the events of one partition say of their items; returns the rows."""
+def build_mentions(events: Sequence[Path], constructed: bool, out: Path) -> int:
+    """Write ``mentions``, what the showings of one partition say of their items; returns the rows.
+
+    ``constructed``: the log has no impressions, so that every event shows its item.
+    """
     with connect({"events": events}) as con:
-        return copy_select(con, sql_text("staging/mentions"), out, "mentions")
+        return copy_select(con, sql_text("staging/mentions"), out, "mentions", {"constructed": constructed})
 
 
 def build_items(

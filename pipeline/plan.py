@@ -71,7 +71,7 @@ STEPS = {
              "pipeline.ingest", _reads("manifest", "events", "rejects")),
         Step("entities", "logs", "What the log's catalogues say: titles, categories, prices, features.",
              "pipeline.entities", _reads("manifest")),
-        Step("mentions", "logs", "What the log's events say of their items: category, brand, shop.",
+        Step("mentions", "logs", "What the log says of items as it shows them: category, brand, shop.",
              "pipeline.entities", _reads("events"), kind="time"),
         Step("impressions", "sessions", "Shown items with what came of each, by session, page and slot.",
              "pipeline.sessions", _reads("events", before=2 * DAY, after=2 * DAY), kind="time",

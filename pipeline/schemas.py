@@ -76,7 +76,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         rejects=pa.int64(),  # rows_in + unpacked = events + duplicates + rejects
         left_out=pa.int64(),  # of the rejects: what the experiment chose to leave out, as by its time range
     ),
-    "mentions": _schema(  # one row an item that a partition's events say something of
+    "mentions": _schema(  # one row an item of which a partition's showings say something
         item_id=pa.string(), category=pa.string(), brand=pa.string(), shop=pa.string()
     ),
     "impressions": _schema(

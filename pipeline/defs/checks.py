@@ -76,7 +76,7 @@ def no_future_in_features() -> dg.AssetCheckResult:
     plan = Plan(EXPERIMENT)
     described = plan.store.require("entities").folder / "items.parquet"
     parts = [part for part in plan.parts("features") if plan.store.files("features", [part])]
-    some = parts[:: -(-len(parts) // CHECKED_PARTITIONS)] if parts else []
+    some = parts[:: -max(1, len(parts) // CHECKED_PARTITIONS)]  # the newest first
     problems = []
     for part in some:
         impressions, mentions = (

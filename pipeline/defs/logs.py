@@ -60,7 +60,7 @@ def mentions(context: dg.AssetExecutionContext):
 
         for partition in job.partitions:
             events = job.plan.store.files("events", [partition.key])
-            build_mentions(events, job.out("mentions", partition.key))
+            build_mentions(events, not job.plan.source.has_impressions, job.out("mentions", partition.key))
 
     yield from publish(context, ("mentions",), build)
 

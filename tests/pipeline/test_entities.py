@@ -126,9 +126,15 @@ def test_mentions_are_what_the_events_of_a_partition_say_of_their_items(tmp_path
     rows = [
         event("u", "a", at(0), category="tea"),
         event("v", "a", at(1), category="coffee", brand="b"),
+        event("v", "a", at(2), "click", category="clicked", brand="a"),  # known too late for a feature
         event("v", "silent", at(1)),
     ]
-    build_mentions([write_events(tmp_path / "events.parquet", rows)], tmp_path / "mentions.parquet")
+    log = [write_events(tmp_path / "events.parquet", rows)]
+    build_mentions(log, True, tmp_path / "constructed.parquet")
+    assert [(row["category"], row["brand"]) for row in read_rows(tmp_path / "constructed.parquet")] == [
+        ("clicked", "a")
+    ]
+    build_mentions(log, False, tmp_path / "mentions.parquet")
     assert read_rows(tmp_path / "mentions.parquet") == [
         {"item_id": "a", "category": "coffee", "brand": "b", "shop": None}
     ]
