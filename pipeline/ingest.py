@@ -30,6 +30,7 @@ from pipeline.warehouse import connect, copy_ordered, copy_select, literal, sql_
 LONGEST_ID = 1_000  # bytes
 LONGEST_RAW = 2_000  # characters of a refused record that are kept
 DAY_US = 86_400_000_000
+TIE_BITS = 26  # beside the 37 of a day's microseconds: 63
 _REJECT_FILES = pa.schema({"path": pa.string(), "rejects": pa.string()})
 LEFT_OUT = ("outside the experiment's time range", "ignored type", "session without a purchase")  # not dirt, but chosen
 
@@ -260,7 +261,8 @@ def _parse(source: Source, file: RawFile, aside: Path, partitions: Partitions) -
         facts, records = _sort_facts(con, source, file, partitions)
         duplicates = _remove_duplicates(con)
         events = _write_partitions(con, aside / "events", source.name)
-        bad = con.sql("select distinct line from facts where period is null order by line").fetchnumpy()["line"]
+        refused = "select distinct event_id as line from facts where period is null order by line"
+        bad = con.sql(refused).fetchnumpy()["line"]
     with connect() as con:
         reasons = _write_rejects(con, source, file, bad, aside / "rejects.parquet", partitions)
         rows_in = source.count(con, file)
@@ -278,7 +280,7 @@ def _sort_facts(
 ) -> tuple[int, int]:
     """Make the table ``facts`` in the order of the published files, refused ones last; returns facts and records.
 
-    Only the columns that the log has are sorted. A refused fact keeps its line, to be read again.
+    Only the columns that the log has are sorted. A refused fact has its line for an id, to be read again.
     """
     facts = checked(con, source, file, partitions)
     columns = [column for column in EVENT_COLUMNS if column in facts.columns]
@@ -286,14 +288,36 @@ def _sort_facts(
     con.execute(
         f"""create temp table facts as
         select
-            if(reason is null, {_period_sql(partitions.grain)}, null) as period, event_id, {", ".join(columns)},
-            {"line" if source.unpacks else "if(reason is null, null, line)"} as line
+            if(reason is null, {_period_sql(partitions.grain)}, null) as period,
+            if(reason is null, event_id, line) as event_id,
+            {", ".join([*columns, "line"] if source.unpacks else columns)}
         from checked_facts
-        order by period, user_id, event_ts, event_id"""
+        order by period, user_id, {_moment_sql(partitions.grain)}"""
     )
+    if partitions.grain == "day" and _has_false_ties(con):
+        con.execute(
+            "create or replace temp table facts as select * from facts order by period, user_id, event_ts, event_id"
+        )
     records = "count(distinct line)" if source.unpacks else "count(*)"
     [(rows, lines)] = con.sql(f"select count(*), {records} from facts").fetchall()
     return rows, lines
+
+
+def _moment_sql(grain: str) -> str:
+    """What sorts a user's facts of a period by time, then by id.
+
+    Of a day, both in one number, microseconds and TIE_BITS bits of the id: three keys sort in half the time of four.
+    """
+    if grain != "day":
+        return "event_ts, event_id"
+    return f"((epoch_us(event_ts) % {DAY_US}) << {TIE_BITS}) | (event_id & {2**TIE_BITS - 1})"
+
+
+def _has_false_ties(con: duckdb.DuckDBPyConnection) -> bool:
+    """Whether neighbours of one moment agree in the bits of their ids that they were sorted by, but not in all."""
+    differs = f"event_id <> lag(event_id) over () and (xor(event_id, lag(event_id) over ()) & {2**TIE_BITS - 1}) = 0"
+    select = f"select event_ts = lag(event_ts) over () and {differs} as is_false from facts"
+    return bool(con.sql(f"select 1 from ({select}) where is_false limit 1").fetchall())
 
 
 def _remove_duplicates(con: duckdb.DuckDBPyConnection) -> int:
@@ -420,8 +444,11 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 
 
 def _content_hash(path: Path) -> str:
-    with _readable(path), path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with _readable(path), path.open("rb", buffering=0) as stream:
+        while block := stream.read(1 << 22):  # four times as fast as file_digest with its small buffer
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

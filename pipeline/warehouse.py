@@ -130,7 +130,7 @@ def copy_ordered(con: duckdb.DuckDBPyConnection, select: str, path: Path, table:
     path.parent.mkdir(parents=True, exist_ok=True)
     con.execute(
         f"copy (select {columns} from ({select})) to {literal(path)} "
-        "(format parquet, compression lz4_raw, parquet_version v2)"
+        "(format parquet, compression lz4_raw, parquet_version v2, dictionary_size_limit 2000)"
     )
 
 
