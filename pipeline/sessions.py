@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +30,8 @@ from pipeline.partitions import Partition
 from pipeline.storage import code_fingerprint, fingerprint, link
 from pipeline.warehouse import connect, copy_ordered, create_table, instant, run_sql
 
+WORKERS = 2  # partitions that are made at a time
+_PLACED = "request_id is not null or position is not null"
 NEAR = timedelta(hours=48)  # events this far before and after a range decide its sessions: twice the largest max_hours
 
 
@@ -65,8 +68,15 @@ def build_sessions(
             )
         if constructed is None:
             constructed = not _exists(con, "event_type = 'impression'")
-        rules = _Rules(settings, rewards, positive_above, constructed)
-        return {p.key: _build(con, p, rules, impressions_out(p), sessions_out(p), reuse(p)) for p in wanted}
+    rules = _Rules(settings, rewards, positive_above, constructed)
+
+    def build(partition: Partition) -> dict[str, int]:
+        with connect({"events": events}, workers=WORKERS) as con:
+            outs = impressions_out(partition), sessions_out(partition)
+            return _build(con, partition, rules, *outs, reuse(partition))
+
+    with ThreadPoolExecutor(WORKERS) as pool:  # DuckDB computes outside of Python's lock
+        return dict(zip((p.key for p in wanted), pool.map(build, wanted), strict=True))
 
 
 def late_path(path: Path) -> Path:
@@ -112,13 +122,15 @@ def _build(
     create_table(con, "request_users", "staging/request_users", near)
     create_table(con, "neighbours", "staging/session_neighbours", near)
     create_table(con, "late_users", "staging/late_users", {"end": partition.end, "gap": gap})
+    is_simple = rules.constructed and not _exists(con, f"{_inside(partition)} and ({_PLACED})")
+    is_simple = is_simple and not _exists(con, _PLACED, "neighbours")
     made_from = _early_rows(con, partition, rules)
     early = _linked(published, impressions, sessions, made_from)
     if early is None:
-        _log_view(con, partition, "anti")
-        early = _write(con, partition, rules, impressions, sessions)
-    _log_view(con, partition, "semi")
-    late = _write(con, partition, rules, late_path(impressions), late_path(sessions))
+        _log_view(con, partition, is_simple, "anti")
+        early = _write(con, partition, rules, is_simple, impressions, sessions)
+    _log_view(con, partition, is_simple, "semi")
+    late = _write(con, partition, rules, is_simple, late_path(impressions), late_path(sessions))
     record = {"made_from": made_from, "counts": early}
     (impressions.with_suffix(".json")).write_text(json.dumps(record), encoding="utf-8")
     return {name: count + late[name] for name, count in early.items()}
@@ -130,7 +142,7 @@ def _early_rows(con: DuckDBPyConnection, partition: Partition, rules: _Rules) ->
         "select count(*), sum(hash(event_id, event_ts, event_type))::varchar from {rows} as rows "
         "where user_id not in (from late_users)"
     )
-    inside = f"(from events where event_ts >= {instant(partition.start)} and event_ts < {instant(partition.end)})"
+    inside = f"(from events where {_inside(partition)})"
     rows = [con.sql(digest.format(rows=rows)).fetchall() for rows in (inside, "neighbours")]
     settings = rules.settings.model_dump(mode="json"), rules.rewards.model_dump(mode="json")
     return fingerprint(rows, settings, rules.positive_above, rules.constructed, code_fingerprint("pipeline.sessions"))
@@ -151,30 +163,38 @@ def _linked(published: Mapping[str, Path], impressions: Path, sessions: Path, ma
     return dict(record["counts"])
 
 
-def _log_view(con: DuckDBPyConnection, partition: Partition, join: Literal["semi", "anti"]) -> None:
-    """``session_log``: the events that decide the sessions of the late users (semi) or of the others (anti)."""
+def _inside(partition: Partition) -> str:
+    return f"event_ts >= {instant(partition.start)} and event_ts < {instant(partition.end)}"
+
+
+def _log_view(con: DuckDBPyConnection, partition: Partition, is_simple: bool, join: Literal["semi", "anti"]) -> None:
+    """``session_log``: the events that decide the sessions of the late users (semi) or of the others (anti).
+
+    A simple log is constructed and has no requests and slots: their columns are left out.
+    """
     con.execute(
         f"""
         create or replace view session_log as
         with inside as (
             select event_id, user_id, item_id, event_ts, event_type, value, session_id, request_id, position, propensity
             from events
-            where event_ts >= {instant(partition.start)} and event_ts < {instant(partition.end)}
+            where {_inside(partition)}
             union all
             from neighbours
         )
+        select * {"exclude (request_id, position, propensity)" if is_simple else ""}
         from inside {join} join late_users using (user_id)
         """
     )
 
 
 def _write(
-    con: DuckDBPyConnection, partition: Partition, rules: _Rules, impressions: Path, sessions: Path
+    con: DuckDBPyConnection, partition: Partition, rules: _Rules, is_simple: bool, impressions: Path, sessions: Path
 ) -> dict[str, int]:
     """Sessionise ``session_log``; write what starts in the partition."""
-    is_simple = _sessionise(con, partition, rules)
-    copy_ordered(con, "select * from impressions order by start_ts, session_id, position", impressions, "impressions")
-    copy_ordered(con, "select * from sessions order by start_ts, session_id", sessions, "sessions")
+    _sessionise(con, partition, rules, is_simple)
+    copy_ordered(con, "from impressions", impressions, "impressions")  # both are sorted
+    copy_ordered(con, "from sessions", sessions, "sessions")
     counts = {
         "impressions": "select count(*) from impressions",
         "sessions": "select count(*) from sessions",
@@ -188,11 +208,8 @@ def _write(
     return found | left_out
 
 
-def _sessionise(con: DuckDBPyConnection, partition: Partition, rules: _Rules) -> bool:
-    """Make the temporary tables from ``session_rows`` to ``sessions``, each of the SQL file of its name.
-
-    Returns whether the log is of the simple kind: constructed, without requests and slots.
-    """
+def _sessionise(con: DuckDBPyConnection, partition: Partition, rules: _Rules, is_simple: bool) -> None:
+    """Make the temporary tables from ``session_rows`` to ``sessions``, each of the SQL file of its name."""
     names = [code.name.lower() for code in Feedback if code]  # SQL lists count from 1, as the codes do
     codes = {"feedback": names, "skip": int(Feedback.SKIP), "click": int(FIRST_POSITIVE)}
     pages = {"page_size": rules.settings.page_size, "cols": rules.settings.cols}
@@ -200,7 +217,6 @@ def _sessionise(con: DuckDBPyConnection, partition: Partition, rules: _Rules) ->
     limits = {"gap_us": rules.gap_us, "max_us": rules.max_us}
     create_table(con, "session_rows", "staging/session_rows", {"positive_above": rules.positive_above} | codes)
     create_table(con, "session_events", "staging/session_events", limits)
-    is_simple = rules.constructed and not _exists(con, "request_id is not null or position is not null", "session_rows")
     if is_simple:
         first, last = (round(moment.timestamp() * 1_000_000) for moment in (partition.start, partition.end))
         bounds = {"first_us": first, "last_us": last, "click": int(FIRST_POSITIVE)}
@@ -214,7 +230,6 @@ def _sessionise(con: DuckDBPyConnection, partition: Partition, rules: _Rules) ->
         create_table(con, "impressions", "staging/impressions", pages | outcomes)
     positive = {"click": int(FIRST_POSITIVE), "purchase": int(Feedback.PURCHASE)}
     create_table(con, "sessions", "staging/sessions", positive)
-    return is_simple
 
 
 def _exists(con: DuckDBPyConnection, condition: str, table: str = "events") -> bool:

@@ -59,10 +59,13 @@ def sql_text(name: str) -> str:
 
 
 @contextmanager
-def connect(inputs: Mapping[str, Sequence[Path]] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect(
+    inputs: Mapping[str, Sequence[Path]] | None = None, workers: int = 1
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """An in-memory DuckDB in UTC, spilling to a temporary folder, with each input's Parquet files as a view.
 
-    HINDSIGHT_MEMORY (as ``6GiB``) limits what it holds in memory; DuckDB's own default is 80 % of the machine's.
+    HINDSIGHT_MEMORY (as ``6GiB``) limits what it holds in memory; DuckDB's own default is 80 % of the machine's. Of
+    several ``workers`` at a time each gets its share of the memory, and one thread: a window over all rows has no more.
     An input without files becomes an empty table with the published columns of its name.
     """
     with tempfile.TemporaryDirectory(prefix="hindsight-") as spill, duckdb.connect() as con:
@@ -70,9 +73,13 @@ def connect(inputs: Mapping[str, Sequence[Path]] | None = None) -> Iterator[duck
         con.execute("set enable_progress_bar = false")
         con.execute("set temp_directory = $spill", {"spill": spill})
         # One thread groups rows into other files' row groups than several do: never fewer than two, for the same bytes.
-        con.execute(f"set threads = {max(2, min(4, os.cpu_count() or 1))}")
+        con.execute(f"set threads = {max(2, min(4, os.cpu_count() or 1)) if workers == 1 else 1}")
         if memory := os.environ.get("HINDSIGHT_MEMORY"):
             con.execute("set memory_limit = $memory", {"memory": memory})
+        if workers > 1:
+            [(limit,)] = con.execute("select current_setting('memory_limit')").fetchall()  # as 18.8 GiB
+            number, unit = limit.split()
+            con.execute(f"set memory_limit = '{float(number) / workers:.3f} {unit}'")
         con.execute("create macro key64(text) as (md5_number_lower(text) >> 1)::bigint")
         con.execute(f"create type event_type as enum ({', '.join(map(literal, EVENT_TYPES))})")
         names = [code.name.lower() for code in Feedback if code]

@@ -204,7 +204,7 @@ def test_a_run_that_cannot_be_is_refused_in_one_sentence(
 BAD_LOGS = [
     ("1\t10\t5\t881250949\n" * 3, "too small to split"),
     ("1\t10\t7\t881250949\n2\t11\t9\t881250950\n", "no usable"),
-    ("".join(f"1\t{n}\t{n % 5 + 1}\t{881250949 + 86400 * n}\n" for n in range(40)), ""),
+    ("".join(f"1\t{n}\t{1 + 4 * (n % 2)}\t{881250949 + 86400 * (n // 2)}\n" for n in range(80)), ""),
 ]
 
 
@@ -278,7 +278,7 @@ def test_a_failed_integrity_check_stops_what_comes_after_it(tmp_path: Path) -> N
     experiment = write_experiment(tmp_path, TINY | {"agents": {"popularity": {}}})
     code = (
         "import sys, pipeline.ingest as ingest; from pipeline.__main__ import main; "
-        "ingest.check_conservation = lambda counts: ['u.data: 3 are missing.']; sys.exit(main(['demo']))"
+        "ingest.check_conservation = lambda counts, events: ['u.data: 3 are missing.']; sys.exit(main(['demo']))"
     )
     done = python(tmp_path, "-c", code)
     assert done.returncode == 2

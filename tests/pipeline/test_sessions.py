@@ -265,7 +265,7 @@ def test_the_streaming_form_for_simple_logs_equals_the_portable_one(
     monkeypatch.setattr(
         sessions_module, "create_table", lambda con, table, *rest: (made.append(table), real(con, table, *rest))
     )
-    monkeypatch.setattr(sessions_module, "_exists", lambda con, condition, table="events": table == "session_rows")
+    monkeypatch.setattr(sessions_module, "_exists", lambda con, condition, table="events": "request_id" in condition)
     portable = sessionise(tmp_path / "portable", log, days(6), NIGHTLY, constructed=True)
     assert "credits" in made
     assert "constructed_acts" not in made
