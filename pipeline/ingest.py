@@ -283,13 +283,14 @@ def _sort_facts(
     Only the columns that the log has are sorted. A refused fact has its line for an id, to be read again.
     """
     facts = checked(con, source, file, partitions)
-    columns = [column for column in EVENT_COLUMNS if column in facts.columns]
+    columns = [column for column in EVENT_COLUMNS if column in facts.columns and column != "user_id"]
     facts.create_view("checked_facts")
     con.execute(
         f"""create temp table facts as
         select
             if(reason is null, {_period_sql(partitions.grain)}, null) as period,
             if(reason is null, event_id, line) as event_id,
+            if(reason is null, user_id, null) as user_id,
             {", ".join([*columns, "line"] if source.unpacks else columns)}
         from checked_facts
         order by period, user_id, {_moment_sql(partitions.grain)}"""

@@ -269,7 +269,9 @@ def _batch(block: bytes, ends: Array, first: int, encoding: str, only: Array | N
     text = pa.StringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(block))
     broken = pa.nulls(len(ends), pa.string())
     if faults:
-        broken = pa.array([faults.get(place) for place in range(len(ends))], pa.string())
+        places = np.full(len(ends), -1)
+        places[list(faults)] = np.arange(len(faults))
+        broken = pa.array(list(faults.values()), pa.string()).take(pa.array(places, mask=places < 0))
     whole = pa.array(np.zeros(len(ends), bool))
     yield pa.record_batch([pa.array(numbers), pc.ascii_rtrim(text, "\r\n"), broken, whole], schema=LINES)
 
