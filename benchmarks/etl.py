@@ -12,7 +12,7 @@ process of its own, in turn, ``--repeat`` times, and reports medians:
 DuckDB, in the floor and in ours.
 
 What bounds ours, profiled at 20 M rows on two cores: of 43 s, 19 s go to the CSV (three read and split it, eight sort
-its text, four and a half write the partitions, one and a half fetch the refused lines again) and 23 s to sessions. There
+its text, four and a half write the partitions, one and a half fetch the refused lines) and 23 s to sessions. There
 the rows are sorted once more, three windows stream over them, the acts are grouped by session and item, joined with
 their sessions, sorted again and written: each costs 2 to 6 s of one core. Publishing what was staged takes 0.08 s: it
 is linked.
