@@ -108,7 +108,7 @@ def _build(
     sessions: Path,
     published: Mapping[str, Path],
 ) -> dict[str, int]:
-    """Both files of both tables of one partition; the counts lie beside the first as ``counts.json``."""
+    """Both files of both tables of one partition; what the first was made from lies beside it."""
     gap = timedelta(microseconds=rules.gap_us)
     near = {
         "start": partition.start,

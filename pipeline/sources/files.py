@@ -1,4 +1,4 @@
-"""What sources made of CSV files share: finding them, and reading the small ones that describe items or users."""
+"""What sources made of CSV files share: naming what a folder holds, and reading the files of items or users."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,20 +7,8 @@ from typing import Any
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from pipeline.errors import DataError
-from pipeline.sources.text import CODECS, Layout, has_rows, read_rows
+from pipeline.sources.text import Layout, read_rows
 from pipeline.warehouse import create_table, quote
-
-
-def csv_files(folder: Path, stem: str) -> list[Path]:
-    """The files of a folder named ``stem``.csv (a glob), plain or packed, in the order of their names.
-
-    Raises DataError for one that holds nothing but a header.
-    """
-    found = [path for path in sorted(folder.glob(f"{stem}.csv*")) if path.suffix.lower() in {".csv", *CODECS}]
-    for path in found:
-        if not has_rows(path, 1):
-            raise DataError(f"{path} holds no rows; fetch it again, or remove it if another file replaces it.")
-    return found
 
 
 def held(folder: Path) -> str:

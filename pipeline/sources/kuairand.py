@@ -33,8 +33,8 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 from pipeline.errors import DataError
 from pipeline.source_settings import KuaiRandSource
 from pipeline.sources.base import ITEM_COLUMNS, USER_COLUMNS, Lines, RawFile, log_folder, nothing
-from pipeline.sources.files import csv_files, held, read_catalogue
-from pipeline.sources.text import Layout, count_rows, read_rows
+from pipeline.sources.files import held, read_catalogue
+from pipeline.sources.text import Layout, count_rows, read_rows, text_files
 from pipeline.warehouse import run_sql
 
 LOG = Layout(
@@ -76,13 +76,16 @@ class KuaiRand:
     def discover(self) -> list[RawFile]:
         folder = next((f for f in (self.folder, self.folder / "data") if any(f.glob("log_*.csv*"))), self.folder)
         kinds = ("standard", "random") if self.settings.random_log else ("standard",)
-        logs = [path for kind in kinds for path in csv_files(folder, f"log_{kind}_*")]
+        logs = [path for kind in kinds for path in text_files(folder, f"log_{kind}_*.csv", 1)]
         if not logs:
             wanted = " or ".join(f"log_{kind}_*.csv" for kind in kinds)
             raise DataError(
                 f"{folder} has no {wanted}; it holds {held(folder)}. Give the folder of a version of KuaiRand."
             )
-        videos, users = csv_files(folder, "video_features_basic_*"), csv_files(folder, "user_features_*")
+        videos, users = (
+            text_files(folder, "video_features_basic_*.csv", 1),
+            text_files(folder, "user_features_*.csv", 1),
+        )
         _refuse_mixture(folder, [*logs, *videos, *users])
         events = [RawFile(path, "events") for path in logs]
         return [*events, *(RawFile(path, "items") for path in videos), *(RawFile(path, "users") for path in users)]

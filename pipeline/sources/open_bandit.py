@@ -29,8 +29,8 @@ from duckdb import DuckDBPyConnection, DuckDBPyRelation
 from pipeline.errors import DataError
 from pipeline.source_settings import OpenBanditSource
 from pipeline.sources.base import ITEM_COLUMNS, USER_COLUMNS, Lines, RawFile, log_folder, nothing
-from pipeline.sources.files import csv_files, held, read_catalogue
-from pipeline.sources.text import Layout, count_rows, read_rows
+from pipeline.sources.files import held, read_catalogue
+from pipeline.sources.text import Layout, count_rows, read_rows, text_files
 from pipeline.warehouse import run_sql
 
 LOG = Layout(
@@ -58,14 +58,14 @@ class OpenBandit:
     def discover(self) -> list[RawFile]:
         campaign = self.settings.campaign
         folder = self.folder / self.settings.policy / campaign
-        logs = csv_files(folder, campaign)
+        logs = text_files(folder, f"{campaign}.csv", 1)
         if not logs:
             raise DataError(
                 f"{self.folder} has no {self.settings.policy}/{campaign}/{campaign}.csv; it holds {held(self.folder)}. "
                 "Give the folder that holds random or bts, and check source.policy and source.campaign."
             )
         events = [RawFile(path, "events") for path in logs]
-        return [*events, *(RawFile(path, "items") for path in csv_files(folder, "item_context"))]
+        return [*events, *(RawFile(path, "items") for path in text_files(folder, "item_context.csv", 1))]
 
     def read(self, con: DuckDBPyConnection, file: RawFile, only: Lines | None = None) -> DuckDBPyRelation:
         read_rows(con, file.path, LOG, only).create_view("raw_rows")
