@@ -212,16 +212,6 @@ class GradientAgent(Agent, Protocol):
     def load_training_state(self, state: Mapping[str, Any]) -> None: ...
 
 
-class UserModel(Protocol):
-    """A simulator of B users at once, on any device."""
-
-    def reset(self, state: StateBatch) -> Any: ...  # hidden state of B users at a session's start
-
-    def step(self, hidden: Any, items: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Any]:
-        """Show a page ``items`` [B, K]: feedback codes [B, K], leave [B] bool, hidden state after it."""
-        ...
-
-
 def rank(scores: Tensor, candidates: Candidates) -> Tensor:
     """Candidate indices from best to worst, [B, K]; padding last; ties by the fixed hash, never by logged order."""
     scores = scores.masked_fill(~candidates.mask, -torch.inf)

@@ -1,5 +1,6 @@
 """A fixed hash of pairs of integers: breaks ties and seeds the random ranker, the same on every machine."""
 
+import torch
 from torch import Tensor
 
 
@@ -21,3 +22,14 @@ def _splitmix64(z: Tensor) -> Tensor:
 def _shift(z: Tensor, bits: int) -> Tensor:
     """A logical shift to the right; that of int64 tensors copies the sign."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def uniforms(keys: Tensor, *counters: int, width: int) -> Tensor:
+    """Uniform numbers in [0, 1), [B, width] float32, fixed by each of ``keys`` [B] int64 and the counters alone.
+
+    A row is the same in any batch and on any device: common random numbers for whatever is compared.
+    """
+    for counter in counters:
+        keys = mix64(keys, torch.full_like(keys, counter))
+    bits = mix64(keys[:, None], torch.arange(width, device=keys.device)[None])  # [B, width]
+    return (bits & 0xFFFFFF).float() / (1 << 24)

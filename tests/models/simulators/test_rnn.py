@@ -13,8 +13,9 @@ from torch.testing import assert_close
 
 from models.feedback import FIRST_POSITIVE, Feedback
 from models.observation import item_vectors
+from models.simulators.base import EMPTY, SessionBatch
 from models.simulators.metrics import binary_metrics, expected_calibration_error, reliability
-from models.simulators.rnn import EMPTY, RNNConfig, RNNUserModel, SessionBatch
+from models.simulators.rnn import RNNConfig, RNNUserModel
 from pipeline.errors import DataError, ModelError, NotFittedError
 from tests.models.builders import ITEMS, USER_WIDTH, empty_state, make_state, make_task
 
@@ -24,6 +25,11 @@ PAGES, K = 6, 2
 CLICK_RATE = torch.sigmoid(1.5 * item_vectors(TASK.catalogue)[:, 0] - 1.0)  # of each item: from 0.04 to 0.86
 PURCHASE_RATE = 0.25  # of clicks
 EXIT_AFTER_NO_CLICK, EXIT_AFTER_CLICK = 0.5, 0.1
+
+
+def luck(page: Tensor, seed: int) -> Tensor:
+    """Draws for one step: an answer and its kind for each slot, then whether to leave."""
+    return torch.rand(len(page), 2 * page.shape[1] + 1, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +65,7 @@ def fitted(seed: int = 11, steps: int = 200) -> RNNUserModel:
 
 
 def rates(items: Tensor) -> Tensor:
-    return fitted().click_probabilities(fitted().reset(empty_state(len(items), K)), items)
+    return fitted().positive_probabilities(fitted().reset(empty_state(len(items), K)), items)
 
 
 def test_it_beats_the_base_rate_and_is_calibrated_on_other_sessions() -> None:
@@ -82,13 +88,13 @@ def test_a_step_samples_at_the_predicted_rates() -> None:
     model, users = fitted(), 20_000
     page = torch.full((users, 1), 3)
     start = model.reset(empty_state(users, K))
-    feedback, leave, _ = model.step(start, page, torch.Generator().manual_seed(5))
+    feedback, leave, _ = model.step(start, page, luck(page, 5))
     with torch.no_grad():
         pair = model._pair(start[:1], page[:1, 0])
         kinds = model.network.kind(pair).softmax(dim=1)[0]  # of CLICK, FAVORITE, CART, PURCHASE
         exits = {code: model.network.exit_logits(pair, torch.tensor([code])).sigmoid() for code in (1, 2, 5)}
     clicked = feedback[:, 0] >= FIRST_POSITIVE
-    _assert_rate(clicked, model.click_probabilities(start[:1], page[:1]))
+    _assert_rate(clicked, model.positive_probabilities(start[:1], page[:1]))
     _assert_rate(feedback[clicked, 0] == Feedback.CLICK, kinds[0])
     _assert_rate(feedback[clicked, 0] == Feedback.PURCHASE, kinds[3])
     for code, rate in exits.items():
@@ -106,7 +112,7 @@ def _assert_rate(happened: Tensor, rate: Tensor) -> None:
 def test_users_leave_after_a_page_without_a_click_and_buy_a_quarter_of_what_they_click() -> None:
     model, users = fitted(), 20_000
     page = torch.tensor([3, 5]).expand(users, -1)
-    feedback, leave, _ = model.step(model.reset(empty_state(users, K)), page, torch.Generator().manual_seed(5))
+    feedback, leave, _ = model.step(model.reset(empty_state(users, K)), page, luck(page, 5))
     clicked = feedback >= FIRST_POSITIVE
     none = ~clicked.any(dim=1)
     assert (feedback[clicked] == Feedback.PURCHASE).float().mean() == pytest.approx(PURCHASE_RATE, abs=0.05)
@@ -120,7 +126,7 @@ def test_rolling_out_visits_the_states_that_training_sees() -> None:
     pages = torch.randint(1, ITEMS + 1, (2, 6, K), generator=torch.Generator().manual_seed(2))
     hidden, answers = model.reset(state), []
     for page in pages:
-        feedback, _, hidden = model.step(hidden, page, torch.Generator().manual_seed(3))
+        feedback, _, hidden = model.step(hidden, page, luck(page, 3))
         answers.append(feedback)
     page_end = torch.zeros(6, 2 * K, dtype=torch.bool)
     page_end[:, K - 1 :: K] = True
@@ -142,11 +148,11 @@ def test_a_user_alone_is_the_same_as_in_a_batch() -> None:
     model, state = fitted(), make_state(8, TASK)
     items = torch.randint(0, ITEMS + 1, (8, 7), generator=torch.Generator().manual_seed(1))
     hidden = model.reset(state)
-    together = model.click_probabilities(hidden, items)
+    together = model.positive_probabilities(hidden, items)
     for row in range(8):
         one = slice(row, row + 1)
         assert_close(model.reset(state[one]), hidden[one])
-        assert_close(model.click_probabilities(hidden[one], items[one]), together[one])
+        assert_close(model.positive_probabilities(hidden[one], items[one]), together[one])
 
 
 def test_the_length_of_the_padding_changes_no_prediction() -> None:
@@ -170,11 +176,11 @@ def test_an_empty_slot_gets_no_feedback_and_an_empty_page_ends_the_session() -> 
     model = fitted()
     hidden = model.reset(empty_state(3, K))
     page = torch.tensor([[3, EMPTY], [3, 5], [EMPTY, EMPTY]])
-    feedback, leave, after = model.step(hidden, page, torch.Generator().manual_seed(0))
+    feedback, leave, after = model.step(hidden, page, luck(page, 0))
     assert ((feedback > 0) == (page != EMPTY)).all()
     assert leave[2]
     assert torch.equal(after[2], hidden[2])
-    short, _, after_short = model.step(hidden[:1], page[:1, :1], torch.Generator().manual_seed(0))
+    short, _, after_short = model.step(hidden[:1], page[:1, :1], luck(page[:1, :1], 0))
     assert short.shape == (1, 1)
     assert not torch.equal(after_short, hidden[:1])
 
@@ -186,7 +192,7 @@ def test_one_seed_gives_one_model_and_one_roll_out() -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not torch.equal(weights[0]["click.0.weight"], weights[2]["click.0.weight"])
     hidden, page = twins[0].reset(empty_state(9, K)), torch.ones(9, K, dtype=torch.int64)
-    steps = [twins[0].step(hidden, page, torch.Generator().manual_seed(4)) for _ in range(2)]
+    steps = [twins[0].step(hidden, page, luck(page, 4)) for _ in range(2)]
     assert all(torch.equal(one, two) for one, two in zip(*steps, strict=True))
 
 
@@ -195,7 +201,7 @@ def test_weights_come_back_and_others_are_refused() -> None:
     other.load_state_dict(model.state_dict())
     state, items = make_state(4, TASK), torch.ones(4, 2, dtype=torch.int64)
     assert torch.equal(
-        other.click_probabilities(other.reset(state), items), model.click_probabilities(model.reset(state), items)
+        other.positive_probabilities(other.reset(state), items), model.positive_probabilities(model.reset(state), items)
     )
     with pytest.raises(ModelError, match="do not fit RNNUserModel"):
         RNNConfig(hidden=8, layers=(16,), history=False).build(TASK).load_state_dict(model.state_dict())
