@@ -212,8 +212,12 @@ class Storefront:
 
     def start_session(self, shoppers: Shoppers, generator: Generator) -> ShopState:
         """The ranker's view is taken, then the taste drifts; mood and satiation start at 0."""
+        return self.begin(shoppers, self._normal(2, len(shoppers), self.config.dim, generator=generator))
+
+    def begin(self, shoppers: Shoppers, noise: Tensor) -> ShopState:
+        """``start_session`` with standard normal ``noise`` [2, B, d] of the view and of the drift."""
         c = self.config
-        noise = self._normal(2, len(shoppers), c.dim, generator=generator) / math.sqrt(c.dim)
+        noise = noise / math.sqrt(c.dim)
         view = F.normalize(shoppers.taste + c.view_noise * noise[0], dim=1)
         drifted = c.drift_keep * shoppers.taste + (1 - c.drift_keep) * shoppers.home + c.drift_noise * noise[1]
         return ShopState(
@@ -249,12 +253,14 @@ class Storefront:
             + c.click_mood * state.mood[:, None]
         )
 
-    def click_probability(self, state: ShopState, items: Tensor) -> Tensor:
-        """P(click) [B, K] of a full page ``items`` [B, K], laid out row by row."""
+    def click_probability(self, state: ShopState, items: Tensor, shift: Tensor | None = None) -> Tensor:
+        """P(click) [B, K] of a full page ``items`` [B, K], laid out row by row; the logits move by ``shift`` [B]."""
         category = self.category[items]
         same = (category[:, :, None] == category[:, None, :]).float()  # [B, K, K]
         crowding = (same * self.neighbours).sum(2)  # [B, K] share of the neighbours
         logits = self.attraction(state, items) + self.world.click_neighbours * crowding
+        if shift is not None:
+            logits = logits + shift[:, None]
         return self.examination * torch.sigmoid(logits)
 
     def cart_probability(self, state: ShopState, items: Tensor) -> Tensor:
@@ -285,13 +291,17 @@ class Storefront:
     def step(self, state: ShopState, items: Tensor, generator: Generator) -> tuple[Tensor, Tensor, ShopState]:
         """Show a page [B, K]: sampled Feedback codes [B, K], the probability of leaving now [B], the state after it."""
         luck = torch.rand(3, *items.shape, generator=generator, device=self.device)
-        clicked = luck[0] < self.click_probability(state, items)
+        feedback = self.answer(state, items, luck)
+        after = self.respond(state, items, feedback)
+        return feedback, self.exit_probability(after, items), after
+
+    def answer(self, state: ShopState, items: Tensor, luck: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Feedback codes [B, K] to a page [B, K] from uniform ``luck`` [3, B, K] of clicks, carts and purchases."""
+        clicked = luck[0] < self.click_probability(state, items, shift)
         carted = clicked & (luck[1] < self.cart_probability(state, items))
         bought = carted & (luck[2] < self.purchase_probability(state, items))
         feedback = torch.where(clicked, int(Feedback.CLICK), int(Feedback.SKIP))
-        feedback = feedback.masked_fill(carted, int(Feedback.CART)).masked_fill(bought, int(Feedback.PURCHASE))
-        after = self.respond(state, items, feedback)
-        return feedback, self.exit_probability(after, items), after
+        return feedback.masked_fill(carted, int(Feedback.CART)).masked_fill(bought, int(Feedback.PURCHASE))
 
     def respond(self, state: ShopState, items: Tensor, feedback: Tensor) -> ShopState:
         """The state after the page ``items`` [B, K] came back with ``feedback`` [B, K]: deterministic."""
