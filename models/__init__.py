@@ -15,6 +15,12 @@ AGENTS = {
     "cql": "models.d3rlpy_baselines:CQLConfig",
 }
 
-SIMULATORS = {
+SIMULATORS = {  # user models that are fitted on a log
     "rnn": "models.simulators.rnn:RNNConfig",
+    "attention": "models.simulators.attention:AttentionConfig",
+    "feedback": "models.simulators.feedback:FeedbackConfig",
+}
+WORLDS = {  # user models that are what they are: a shop whose truth is known, and published weights
+    "storefront": "models.simulators.storefront:StorefrontConfig",
+    "virtual_taobao": "models.simulators.virtual_taobao:VirtualTaobaoConfig",
 }
