@@ -21,7 +21,7 @@ start are kept moment by moment, the time between as one count; and of users, on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -36,7 +36,8 @@ from pipeline.warehouse import connect, copy_select, create_table, run_sql, sql_
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY, WEEK = timedelta(hours=24), timedelta(hours=168)
 SAMPLE = 200  # impressions that the check recounts
-_OF_WEEK = ("user_item", "user_category", "user_brand", "user_shop")  # subjects that are counted over a week alone
+_KINDS = ("user_category", "user_brand", "user_shop")  # subjects of which only positives count
+_OF_WEEK = ("user_item", *_KINDS)  # subjects that are counted over a week alone
 
 
 def build_features(
@@ -61,10 +62,11 @@ def build_features(
         code = code_fingerprint("pipeline.features"), file_hash(described)
         said = {p: [path for path in mentions(p) if pq.read_metadata(path).num_rows] for p in wanted}
         made_from = {p.key: fingerprint(_facts_of(days, p), code, [file_hash(f) for f in said[p]]) for p in wanted}
+        con.execute(f"create view facts as {sql_text('staging/feature_facts')}")
         stale = [p for p in wanted if not _linked(reuse(p), out(p), made_from[p.key])]
         # What events say of an item may change with time: each partition then has a catalogue of its own.
         for neighbours in [[p] for p in stale] if any(said.values()) else _runs(stale):
-            _view_facts(con, said[neighbours[0]])
+            view(con, "mentions", said[neighbours[0]])
             _build(con, neighbours, out)
         for p in wanted:
             _record(out(p)).write_text(json.dumps({"made_from": made_from[p.key]}), encoding="utf-8")
@@ -79,10 +81,13 @@ def check_features(
     mentions: Sequence[Path] = (),
 ) -> list[str]:
     """What a plain recount of a sample of impressions finds wrong; empty if nothing from the future came in."""
-    inputs = {"features": features, "impressions": impressions, "described_items": [described]}
+    inputs = {"features": features, "impressions": impressions, "described_items": [described], "mentions": mentions}
     with connect(inputs) as con:
-        _view_facts(con, mentions)
-        return run_check(con, "no_future_in_features", {"sample": sample})
+        con.execute(f"create view facts as {sql_text('staging/feature_facts')}")
+        create_table(con, "sampled", "staging/feature_sample", {"sample": sample})
+        create_table(con, "needed_items", "staging/feature_sampled_items")
+        create_table(con, "catalogue", "staging/feature_catalogue")
+        return run_check(con, "no_future_in_features")
 
 
 def _facts_of(days: Sequence[tuple[int, int, str]], partition: Partition) -> list[tuple[int, int, str]]:
@@ -122,8 +127,14 @@ def _runs(partitions: Sequence[Partition]) -> list[list[Partition]]:
 
 def _build(con: DuckDBPyConnection, wanted: Sequence[Partition], out: Callable[[Partition], Path]) -> None:
     start, end = wanted[0].start, wanted[-1].end
-    create_table(con, "shown", "staging/feature_shown", {"start": start, "end": end})
-    _count(con, start, end)
+    past = {"read_from": start - WEEK, "end": end, "quiet_from": end - WEEK, "quiet_until": start - DAY}
+    create_table(con, "in_range", "staging/feature_in_range", {"start": start, "end": end})
+    create_table(con, "user_facts", "staging/feature_user_facts", past)
+    create_table(con, "needed_items", "staging/feature_needed_items")
+    create_table(con, "catalogue", "staging/feature_catalogue")
+    create_table(con, "user_positives", "staging/feature_user_positives")
+    create_table(con, "shown", "staging/feature_shown")
+    _count(con, past, start)
     create_table(con, "features", "staging/features")
     for partition in wanted:
         select = (
@@ -134,26 +145,19 @@ def _build(con: DuckDBPyConnection, wanted: Sequence[Partition], out: Callable[[
         copy_select(con, select, out(partition), "features", period)
 
 
-def _view_facts(con: DuckDBPyConnection, mentions: Sequence[Path]) -> None:
-    view(con, "mentions", mentions)
-    create_table(con, "catalogue", "staging/feature_catalogue")
-    con.execute(f"create or replace view facts as {sql_text('staging/feature_facts')}")
-
-
-def _count(con: DuckDBPyConnection, start: datetime, end: datetime) -> None:
+def _count(con: DuckDBPyConnection, past: Mapping[str, datetime], start: datetime) -> None:
     """Make ``<kind>_counts`` of every kind of subject, ``item_ages`` and ``user_categories``.
 
     ``asked`` and ``moments`` hold one kind at a time: the impressions of the range with their subject, and its past.
     """
-    past = {"read_from": start - WEEK, "end": end, "quiet_from": end - WEEK, "quiet_until": start - DAY}
     create_table(con, "asked", "staging/feature_asked", {"kind": "item"})
     create_table(con, "moments", "staging/feature_item_moments", past)
     create_table(con, "item_counts", "staging/feature_counts")
     create_table(con, "item_ages", "staging/feature_item_ages")
-    create_table(con, "user_facts", "staging/feature_user_facts", past)
     create_table(con, "user_categories", "staging/feature_user_categories", {"start": start})
     for kind in ("user", *_OF_WEEK):
         create_table(con, "asked", "staging/feature_asked", {"kind": kind})
-        create_table(con, "moments", "staging/feature_user_moments", {"kind": kind})
+        moments = "staging/feature_kind_moments" if kind in _KINDS else "staging/feature_user_moments"
+        create_table(con, "moments", moments, {"kind": kind})
         counts = "staging/feature_week_counts" if kind in _OF_WEEK else "staging/feature_counts"
         create_table(con, f"{kind}_counts", counts)

@@ -31,16 +31,24 @@ def launch(plan: Plan, stale: dict[str, list[str]]) -> None:
     from pipeline.definitions import defs
     from pipeline.defs.automation import range_tags, stale_assets
 
-    with dg.DagsterInstance.get() as instance:
+    def run(tables: dict[str, list[str]]) -> None:
         result = defs.resolve_job_def("materialize_all").execute_in_process(
             instance=instance,
-            tags=range_tags(stale),
-            asset_selection=stale_assets(stale),
+            tags=range_tags(tables),
+            asset_selection=stale_assets(tables),
             run_config={"loggers": {"console": {"config": {}}}},
             raise_on_error=False,
         )
         if not result.success:
             raise _reason(result)
+
+    with dg.DagsterInstance.get() as instance:
+        if "manifest" in stale and plan.store.current("manifest"):
+            # Only the new manifest knows which partitions new files touch, and a run costs by the partition.
+            run({"manifest": stale["manifest"]})
+            stale = Plan(plan.experiment).stale_tables()
+        if stale:
+            run(stale)
 
 
 def _reason(result: Any) -> HindsightError:

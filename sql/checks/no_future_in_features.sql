@@ -1,22 +1,24 @@
 -- Features of a sample of impressions that differ from a plain recount of what lay strictly before them. Needs the
 -- impressions of eight days before the features.
-with sampled as (
-    select * from features order by hash(session_id, position) limit $sample
-),
-shown as (
+with shown as (
     select
         impressions.session_id, impressions.position, impressions.user_id, impressions.item_id, impressions.page,
         impressions.impression_ts as ts,
         category, brand, shop, listed_ts
     from sampled
     join impressions using (session_id, position)
-    left join catalogue on catalogue.item_id = impressions.item_id
+    left join catalogue on catalogue.item = hash(impressions.item_id)
 ),
-past as (
-    select facts.*, positive > 0 as is_positive, category, brand, shop
+past_of_items as (
+    select item_id, ts, positive > 0 as is_positive
     from facts
-    left join catalogue using (item_id)
-    where item_id in (select item_id from shown) or user_id in (select user_id from shown)
+    where item_id in (select item_id from shown)
+),
+past_of_users as (
+    select user_id, item_id, ts, positive > 0 as is_positive, category, brand, shop
+    from facts
+    left join catalogue on catalogue.item = hash(facts.item_id)
+    where user_id in (select user_id from shown)
 ),
 windows as (
     select unnest(['1h', '6h', '24h', '1w']) as name, unnest([1, 6, 24, 168]) as hours
@@ -31,7 +33,7 @@ of_items as (
         count(*) filter (where is_positive) as positives,
         min(past.ts) filter (where not is_positive) as first_ts
     from asked
-    left join past on past.item_id = asked.item_id and past.ts < asked.ts and past.ts >= asked.since
+    left join past_of_items as past on past.item_id = asked.item_id and past.ts < asked.ts and past.ts >= asked.since
     group by asked.session_id, asked.position, asked.name, asked.ts
 ),
 of_users as (
@@ -46,7 +48,7 @@ of_users as (
         count(*) filter (where is_positive and past.brand = asked.brand) as of_brand,
         count(*) filter (where is_positive and past.shop = asked.shop) as of_shop
     from asked
-    left join past on past.user_id = asked.user_id and past.ts < asked.ts and past.ts >= asked.since
+    left join past_of_users as past on past.user_id = asked.user_id and past.ts < asked.ts and past.ts >= asked.since
     group by asked.session_id, asked.position, asked.name, asked.category, asked.brand, asked.shop
 ),
 recounted as (

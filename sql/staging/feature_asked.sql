@@ -1,4 +1,4 @@
--- Each impression of the range that has a subject of the $kind, and the moment before which it asks for that one's past.
+-- Each impression of the range that has a subject of the $kind, and the moment before which it asks for its past.
 select
     impression, us,
     case $kind

@@ -7,5 +7,5 @@ select
     sum(positive)::int as positive,
     epoch_us(min(ts) filter (where shown > 0)) as first_us
 from facts
-where ts >= $read_from and ts < $end and item_id in (select item_id from shown)
+where ts >= $read_from and ts < $end and hash(item_id) in (select item from in_range)
 group by all

@@ -6,8 +6,8 @@ with windows as (
 ),
 positives as (
     select distinct "user", user_category, moment, hours, hours * 3_600_000_000 as length
-    from user_facts, windows
-    where positive > 0 and user_category is not null
+    from user_positives, windows
+    where user_category is not null
         and moment + hours * 3_600_000_000 >= epoch_us($start)  -- the others' spans end before the range
 ),
 spaced as (

@@ -28,6 +28,18 @@ ITEMS: dict[str, Row] = {
     "c": {"category": "", "brand": "acme", "shop": "", "listed_ts": None},
     "d": {"category": "hats", "brand": "", "shop": "north", "listed_ts": at(10 * 24)},
 }  # and "e", of which the catalogue knows nothing
+TOLD = [  # what events say of items: of "d" the catalogue has the first word
+    {"item_id": "c", "category": "hats", "brand": "other", "shop": ""},
+    {"item_id": "d", "category": "shoes", "brand": "acme", "shop": None},
+    {"item_id": "e", "category": "shoes", "brand": None, "shop": "north"},
+    {"item_id": "e", "category": "shows", "brand": None, "shop": "south"},  # the greater of two: it does not count
+    {"item_id": "z", "category": "never shown", "brand": "acme", "shop": "north"},
+]
+KNOWN: dict[str, Row] = ITEMS | {
+    "c": {"category": "hats", "brand": "acme", "shop": None, "listed_ts": None},
+    "d": ITEMS["d"] | {"brand": "acme"},
+    "e": {"category": "shoes", "brand": None, "shop": "north", "listed_ts": None},
+}
 KINDS = ("category", "brand", "shop")
 
 
@@ -57,10 +69,13 @@ def write_catalogue(folder: Path) -> Path:
     return folder / "items.parquet"
 
 
-def featured(folder: Path, shown: Sequence[Row], wanted: Sequence[Partition] = WEEK_LATER) -> list[Row]:
+def featured(
+    folder: Path, shown: Sequence[Row], wanted: Sequence[Partition] = WEEK_LATER, told: Sequence[Row] = ()
+) -> list[Row]:
     impressions = write_rows(folder / "impressions.parquet", "impressions", shown)
+    mentions = [write_rows(folder / "mentions.parquet", "mentions", told)]
     out = under(folder, "features")
-    assert build_features([impressions], write_catalogue(folder), wanted, out) == list(wanted)
+    assert build_features([impressions], write_catalogue(folder), wanted, out, mentions=lambda p: mentions) == wanted
     return [row for p in wanted for row in read_rows(out(p))]
 
 
@@ -80,10 +95,10 @@ def test_what_events_say_of_an_item_fills_what_the_catalogue_leaves_open(tmp_pat
     assert check_features(files, [log], catalogue) != []  # without them the counts have no ground
 
 
-def by_hand(of: Row, log: Sequence[Row]) -> Row:
+def by_hand(of: Row, log: Sequence[Row], catalogue: dict[str, Row]) -> Row:
     """The features of one impression, counted as their definitions read."""
     user, item, now = of["user_id"], of["item_id"], of["impression_ts"]
-    kinds = {item: {k: described[k] or None for k in KINDS} for item, described in ITEMS.items()}
+    kinds = {item: {k: described[k] or None for k in KINDS} for item, described in catalogue.items()}
     own = kinds.get(item, dict.fromkeys(KINDS))
     facts = [(s["user_id"], s["item_id"], s["impression_ts"], "impressions") for s in log]
     facts += [(s["user_id"], s["item_id"], s["positive_ts"], "positives") for s in log if s["positive_ts"]]
@@ -115,7 +130,7 @@ def by_hand(of: Row, log: Sequence[Row]) -> Row:
         alike = [i for i, described in kinds.items() if own[kind] and described[kind] == own[kind]]
         same = sum(count("positives", user=user, item=i) for i in alike)
         found[f"user_{kind}_positives_1w"] = same if own[kind] else None
-    listed = ITEMS.get(item, {}).get("listed_ts")
+    listed = catalogue.get(item, {}).get("listed_ts")
     return found | {
         "context_hour": now.hour,
         "context_weekday": now.weekday(),
@@ -142,20 +157,20 @@ RANGES = st.sampled_from([WEEK_LATER, WEEK_LATER[:1], days(10)[4:]])  # with qui
 
 
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
-@given(SHOWN, RANGES)
+@given(SHOWN, RANGES, st.sampled_from([[], TOLD]))
 def test_features_of_all_groups_equal_a_plain_count(
-    drawn: list[tuple[datetime, str, str, timedelta | None]], wanted: list[Partition]
+    drawn: list[tuple[datetime, str, str, timedelta | None]], wanted: list[Partition], told: list[Row]
 ) -> None:
     log = [
         impression(n, item, moment, None if delay is None else moment + delay, position=n % 25, user=user)
         for n, (moment, user, item, delay) in enumerate(drawn)
     ]
     with TemporaryDirectory() as folder:
-        rows = featured(Path(folder), log, wanted)
+        rows = featured(Path(folder), log, wanted, told)
     inside = {s["session_id"]: s for s in log if wanted[0].start <= s["impression_ts"] < wanted[-1].end}
     assert {row["session_id"] for row in rows} == set(inside)
     for row in rows:
-        expected = by_hand(inside[row["session_id"]], log)
+        expected = by_hand(inside[row["session_id"]], log, KNOWN if told else ITEMS)
         assert set(expected) == set(row) - {"session_id", "position", "item_id", "impression_ts"}
         assert {name: row[name] for name in expected} == {name: narrow(value) for name, value in expected.items()}
 
