@@ -104,6 +104,17 @@ class FittedUserModel:
 
     # ---- what a subclass gives
 
+    def reset(self, state: StateBatch, draws: Tensor | None = None) -> Any:
+        raise TypeError(f"{type(self).__name__} must define reset(state, draws)")
+
+    def positive_probabilities(self, hidden: Any, items: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define positive_probabilities(hidden, items)")
+
+    def step(
+        self, hidden: Any, items: Tensor, draws: Tensor, shift: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Any]:
+        raise TypeError(f"{type(self).__name__} must define step(hidden, items, draws, shift)")
+
     def new_network(self) -> nn.Module:
         raise TypeError(f"{type(self).__name__} must define new_network()")
 
