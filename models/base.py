@@ -198,6 +198,21 @@ class PagewiseAgent(Agent, Protocol):
 
 
 @runtime_checkable
+class CriticAgent(Agent, Protocol):
+    """A ranker that says what return it expects; what it expects beyond what is realised is its over-estimation."""
+
+    @property
+    def discount(self) -> float: ...  # of the reward of each next page
+
+    def predicted_return(self, state: StateBatch, items: Tensor) -> Tensor:
+        """The discounted return, [B] in units of reward, of showing a page now and following itself afterwards.
+
+        ``items`` [B, K] are dense indices in row-major slots, -1 in empty ones.
+        """
+        ...
+
+
+@runtime_checkable
 class GradientAgent(Agent, Protocol):
     """An agent trained by gradient steps. The loop, the budget and early stopping are training.py's."""
 

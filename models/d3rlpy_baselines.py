@@ -92,6 +92,9 @@ class _ActorCriticConfig(_D3rlpyConfig):
     critic_learning_rate: float = Field(3e-4, gt=0)
     target_rate: float = Field(0.005, gt=0, le=1)  # τ of the soft target update
 
+    def build(self, task: Task, seed: int) -> D3rlpyCritic:
+        return D3rlpyCritic(self, task, seed)
+
     def _shared(self, d3rlpy: Any) -> dict[str, Any]:
         return {
             "actor_learning_rate": self.actor_learning_rate,
@@ -157,11 +160,11 @@ class ItemActions:
         self.vectors = (item_vectors(task.catalogue) / CLIP).to(task.device)  # [I+1, A]
         self.width = self.vectors.shape[1]
 
-    def slate_mean(self, batch: TransitionBatch) -> Tensor:
-        """The mean vector of each shown page, [B, A]."""
-        shown = batch.mask.float()  # [B, K]
-        total = (shown[:, None] @ self.vectors[batch.items])[:, 0]  # [B, 1, K] @ [B, K, A]
-        return total / shown.sum(dim=1, keepdim=True).clamp(min=1)
+    def slate_mean(self, items: Tensor, shown: Tensor) -> Tensor:
+        """The mean vector [B, A] of the ``shown`` ones of the items of each page, [B, K] both."""
+        weights = shown.float()
+        total = (weights[:, None] @ self.vectors[items])[:, 0]  # [B, 1, K] @ [B, K, A]
+        return total / weights.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 class D3rlpyAgent:
@@ -215,7 +218,7 @@ class D3rlpyAgent:
         """The pages, or some shown items of each page, as d3rlpy's batch of R transitions."""
         if self.config.action == "slate_mean":
             rows = torch.arange(len(batch), device=self.device)
-            actions, rewards = self.actions.slate_mean(batch), (batch.rewards * batch.mask).sum(dim=1)
+            actions, rewards = self.actions.slate_mean(batch.items, batch.mask), (batch.rewards * batch.mask).sum(dim=1)
         else:
             slots = batch.mask.float().multinomial(self.config.items_per_page, replacement=True)  # [B, S]
             rows = torch.arange(len(batch), device=self.device).repeat_interleave(slots.shape[1])
@@ -276,6 +279,33 @@ class D3rlpyAgent:
             yield
 
 
+class D3rlpyCritic(D3rlpyAgent):
+    """TD3+BC, IQL or CQL, whose critic says what a page will bring.
+
+    An item's transition is its own reward, then the state after its page, where one item's reward counts again: Q(s, i)
+    is what one of a page's K slots brings in, now and later, so a page brings the sum over its slots,
+
+        Σ_k Q(s, i_k) = Σ_k r_k + γ·(K·mean_k V(s′ | i_k)),    K·V = the return of a page
+
+    exact where all pages fill as many slots and an item tells which state follows; else V(s′ | i) is the mean over the
+    pages that showed i. With the action "slate_mean" a transition is a page and Q its return.
+    """
+
+    def __init__(self, config: _ActorCriticConfig, task: Task, seed: int) -> None:
+        super().__init__(config, task, seed)
+        self.discount = config.discount
+
+    @torch.no_grad()
+    def predicted_return(self, state: StateBatch, items: Tensor) -> Tensor:
+        """The return [B] that the critic gives the pages ``items`` [B, K]; -1 is an empty slot."""
+        observation, shown = self.encode(state), items >= 0
+        known = items.clamp(min=0)
+        if self.config.action == "slate_mean":
+            page = self.actions.slate_mean(known, shown)[:, None]  # [B, 1, A]
+            return self._q_values(observation, page)[:, 0]
+        return (self._q_values(observation, self.actions.vectors[known]) * shown).sum(dim=1)
+
+
 def to_mdp_dataset(
     batches: Iterable[TransitionBatch], sessions: Tensor, encoder: ObservationEncoder, actions: ItemActions
 ) -> Any:
@@ -315,7 +345,7 @@ def _encode_pages(
 ) -> dict[str, Tensor]:
     return {
         "observations": encoder(batch.state),  # [T, W]
-        "actions": actions.slate_mean(batch),  # [T, A]
+        "actions": actions.slate_mean(batch.items, batch.mask),  # [T, A]
         "rewards": (batch.rewards * batch.mask).sum(dim=1),  # [T]
         "terminated": batch.terminated,
         "truncated": batch.truncated,

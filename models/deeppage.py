@@ -61,7 +61,7 @@ class DeepPage:
     """A page-wise agent trained by gradient steps. Uses original rows only."""
 
     def __init__(self, config: DeepPageConfig, task: Task, seed: int) -> None:
-        self.config, self.task = config, task
+        self.config, self.task, self.discount = config, task, config.discount
         # Initialised on the CPU from a generator of its own: the same weights on every device, and no global seed.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -90,6 +90,18 @@ class DeepPage:
                 f"{rows} × {cols}. Ask for its own shape, or train it with sessions.rows and sessions.cols set so."
             )
         return map_page(self._similarities(state, candidates), candidates)
+
+    @torch.no_grad()
+    def predicted_return(self, state: StateBatch, items: Tensor) -> Tensor:
+        """Q(s, page), [B], of pages [B, S]. Raises ModelError for a page of another size than the trained one."""
+        if items.shape[1] != self.task.page_size:
+            raise ModelError(
+                f"DeepPage judges pages of {self.task.page_size} slots and was given {items.shape[1]}. "
+                "Mark empty slots with -1, or train it with sessions.rows and sessions.cols set so."
+            )
+        page = self.embeddings[items.clamp(min=0)] * (items >= 0)[..., None]  # [B, S, E]
+        q_values: Tensor = self.networks["critic"](state, page)
+        return q_values
 
     def _similarities(self, state: StateBatch, candidates: Candidates) -> Tensor:
         proto = F.normalize(self.networks["actor"](state), dim=2)  # [B, S, E]
@@ -123,7 +135,7 @@ class DeepPage:
     def _target(self, batch: TransitionBatch) -> Tensor:
         after = batch.state.advance(batch.items, batch.feedback)
         next_q = self.targets["critic"](after, self.targets["actor"](after))
-        return td_target(batch.rewards.sum(dim=1), self.config.discount, batch.terminated, next_q)
+        return td_target(batch.rewards.sum(dim=1), self.discount, batch.terminated, next_q)
 
     def _step(self, name: str, loss: Tensor) -> float:
         optimiser = self.optimisers[name]

@@ -22,14 +22,15 @@ Deviations and choices where the paper is silent:
   exp(−s)·K·A² of those parts is added to the loss (a normal prior on the advantage, around 0).
 - `goal_mix`: a share of the pages gets a random goal of the reward's signs instead of the logged one. A hindsight goal
   is a function of the outcome: M could read the outcome off it and leave nothing for the item to explain.
-- `page_alone`: at discount 0 the measurements are rebuilt from the page's own feedback and the goals from those; the
-  embedding, which would be the item's own, is zero.
+- `page_alone`: at discount 0 every measurement ends with its own page, as if nothing followed, and every goal is that
+  of such a measurement; all else is as it is. Of sessions of one page the discount changes nothing.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -82,7 +83,7 @@ class GoalRec:
     """An item-wise agent trained by gradient steps on original and hindsight rows."""
 
     def __init__(self, config: GoalRecConfig, task: Task, seed: int) -> None:
-        self.config, self.task = config, task
+        self.config, self.task, self.discount = config, task, config.discount
         self.parts = Parts(task, config.split_page)
         # Initialised on the CPU from a generator of its own: the same weights on every device, and no global seed.
         with torch.random.fork_rng(devices=[]):
@@ -135,6 +136,20 @@ class GoalRec:
         ]
         return torch.cat(scores) if scores else candidates.items.float()
 
+    @torch.no_grad()
+    def predicted_return(self, state: StateBatch, items: Tensor) -> Tensor:
+        """What the clicks and purchases of a page [B, K] and of all after it are worth, [B]; -1 is an empty slot.
+
+        Each item's own, and once for the page what comes after it, as M(s, a, g) has both for the goal that ranks.
+        """
+        shown = (items >= 0).float()  # [B, K]
+        goal = self.goal.view(1, 1, -1)
+        encoded = self.model.encode(state)
+        advantage = self.model.advantage(encoded, goal, items.clamp(min=0))  # [B, K, P]
+        predicted = self.model.value(encoded, goal.expand(len(items), 1, -1)) + self.parts.pooled(advantage, shown)
+        own, later = (shown * (predicted @ worth) for worth in self.parts.worth(self.task.rewards))  # [B, K] both
+        return own.sum(dim=1) + self.discount * later.sum(dim=1) / shown.sum(dim=1).clamp(min=1)
+
     def update(self, batch: TransitionBatch) -> dict[str, float]:
         """One gradient step on all shown items of the batch that have a goal. Raises ModelError if none has."""
         measured, goal = self._relabelled(batch)
@@ -169,15 +184,13 @@ class GoalRec:
         return dict(zip(reported, torch.stack(list(reported.values())).tolist(), strict=True))
 
     def _relabelled(self, batch: TransitionBatch) -> tuple[Tensor, Tensor]:
-        """Measurements and goals, [B, K, D] each; at discount 0 those of the page alone, without the future."""
-        if self.config.discount:
+        """Measurements and goals, [B, K, D] each; at discount 0 those of a session that ends with this page."""
+        if self.discount:
             return batch.measurement, batch.goal
-        measured = self.parts.of_page_alone(batch)
-        shown = batch.mask[..., None]
-        page = (measured * shown).sum(dim=1, keepdim=True) / shown.sum(dim=1, keepdim=True).clamp(min=1)
-        # An original row has one goal, which the session reached; without a future the session is the page.
-        reached = torch.where(batch.hindsight[:, None, None], measured, page)
-        return measured, normalize(reached / self.parts.scale, dim=2) * shown
+        item = self.parts.without_future(batch.items[..., None], batch.feedback[..., None], batch.terminated)
+        page = self.parts.without_future(batch.items[:, None], batch.feedback[:, None], batch.terminated)  # [B, 1, D]
+        reached = torch.where(batch.hindsight[:, None, None], item, page)
+        return item, normalize(reached / self.parts.scale, dim=2) * batch.mask[..., None]
 
     def _mixed(self, goal: Tensor) -> Tensor:
         """The goals [B, K, D], those of a share of the pages replaced by a random one."""
@@ -212,8 +225,8 @@ class GoalRec:
 class Parts:
     """A measurement m [D] taken apart into P parts, of one item or of all that came after its page: m = C·parts.
 
-    Split, the clicks and purchases are those of later pages only, and the item's own purchase is a part more (its own
-    click is the measurement's ``click``). Not split, the parts are the measurement itself.
+    The item's own purchase is a part more; its own click is the measurement's ``click``. Split, the clicks and
+    purchases are those of later pages only. Not split, they are the measurement's.
     """
 
     def __init__(self, task: Task, split: bool) -> None:
@@ -221,20 +234,19 @@ class Parts:
         self.index = {name: j for j, name in enumerate(names)}
         self.split = split
         self.scale = task.measurement_scale.to(task.device)  # [D]
-        self.names = names
-        self.unit = self.scale  # [P] raw size of 1 in the model's terms
-        compose = torch.eye(len(names), device=task.device)  # C [D, P]
-        after = [False] * len(names)  # [P] whether a part belongs to the page as a whole
+        renamed = {"clicks": "later_clicks", "purchases": "later_purchases"} if split else {}
+        self.names = (*(renamed.get(name, name) for name in names), "own_purchase")
+        self.unit = torch.cat([self.scale, self.scale[self.index["purchases"]].view(1)])  # [P] raw size of 1 of a part
+        compose = torch.eye(len(names), len(self.names), device=task.device)  # C [D, P]
         if split:
-            renamed = {"clicks": "later_clicks", "purchases": "later_purchases"}
-            self.names = (*(renamed.get(name, name) for name in names), "own_purchase")
-            self.unit = torch.cat([self.scale, self.scale[self.index["purchases"]].view(1)])
-            compose = torch.cat([compose, torch.zeros_like(compose[:, :1])], dim=1)
             compose[self.index["clicks"], self.index["click"]] = 1
             compose[self.index["purchases"], -1] = 1
-            after = [name not in ("click", "own_purchase") for name in self.names]
+        # Whether a part belongs to the page as a whole, [P].
+        after = [split and name not in ("click", "own_purchase") for name in self.names]
         self.compose = compose
         self.after = torch.tensor(after, device=task.device)
+        self.embedded = [j for j, name in enumerate(names) if _block(name) == "embedding"]
+        self.catalogue = task.catalogue
         # One s for the whole embedding, one for each other part.
         self.blocks = sorted({_block(name) for name in self.names})
         membership = [[_block(name) == block for block in self.blocks] for name in self.names]
@@ -242,30 +254,40 @@ class Parts:
         signs = {"exit": -1.0, **{name: 0.0 for name in names if _block(name) == "embedding"}}
         self.signs = torch.tensor([signs.get(name, 1.0) for name in names], device=task.device)  # [D] of random goals
 
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """The item vectors [I+1, d_e] whose mean a measurement holds."""
+        return principal_components(self.catalogue.embeddings, len(self.embedded)).to(self.scale.device)
+
     def of(self, measured: Tensor, feedback: Tensor) -> Tensor:
         """Measurements [B, K, D] in raw units → parts [B, K, P] in the model's units."""
+        bought = (feedback == Feedback.PURCHASE).float()
+        measured = torch.cat([measured, bought[..., None]], dim=2)
         if self.split:
-            bought = (feedback == Feedback.PURCHASE).float()
-            measured = torch.cat([measured, bought[..., None]], dim=2)
             measured[..., self.index["clicks"]] -= measured[..., self.index["click"]]
             measured[..., self.index["purchases"]] -= bought
         return measured / self.unit
 
-    def of_page_alone(self, batch: TransitionBatch) -> Tensor:
-        """Measurements over the page alone, [B, K, D]: nothing of a later page enters.
+    def without_future(self, items: Tensor, feedback: Tensor, left: Tensor) -> Tensor:
+        """Measurements [B, N, D] of N groups of items [B, N, G] as if their page were the last; ``left`` [B].
 
-        The embedding is left at zero: that of the item itself, which the model is given anyway.
+        A group is one item, or all of a page for the measurement of the session that is this page alone.
         """
-        clicked = (batch.feedback >= FIRST_POSITIVE).float()
-        alone = {
-            "exit": batch.terminated[:, None].expand_as(clicked),
-            "steps": torch.ones_like(clicked),
-            "purchases": batch.feedback == Feedback.PURCHASE,
-            **dict.fromkeys(("click", "clicks", "click_ratio"), clicked),
+        clicked = (feedback >= FIRST_POSITIVE).float()  # [B, N, G]
+        clicks = clicked.sum(dim=2)
+        scalars = {
+            "click": clicked.amax(dim=2),
+            "exit": left[:, None].float().expand_as(clicks),
+            "clicks": clicks,
+            "click_ratio": clicks / (feedback > 0).sum(dim=2).clamp(min=1),
+            "steps": torch.ones_like(clicks),
+            "purchases": (feedback == Feedback.PURCHASE).float().sum(dim=2),
         }
-        measured = torch.zeros_like(batch.measurement)
-        for name, values in alone.items():
-            measured[..., self.index[name]] = values.float()
+        measured = clicks.new_zeros(*clicks.shape, len(self.index))
+        for name, values in scalars.items():
+            measured[..., self.index[name]] = values
+        liked = (clicked[:, :, None] @ self.embeddings[items]).squeeze(2)  # [B, N, 1, G] @ [B, N, G, d_e]
+        measured[..., self.embedded] = liked / clicks.clamp(min=1)[..., None]
         return measured
 
     def pooled(self, advantage: Tensor, mask: Tensor) -> Tensor:
@@ -276,6 +298,17 @@ class Parts:
     def decompose(self, goal: Tensor) -> Tensor:
         """The weights [P] of the parts that gᵀ(m/σ) gives them, for a goal [D]."""
         return self.unit * (self.compose.T @ (goal / self.scale))
+
+    def worth(self, rewards: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+        """Reward of 1 of each part, [P] both: of the item's own parts, and of those that come after its page."""
+        click, more = reward_goal(rewards).values()
+        own = self._weights({"click": click, "own_purchase": more})
+        if self.split:
+            return own, self._weights({"later_clicks": click, "later_purchases": more})
+        return own, self._weights({"clicks": click, "purchases": more}) - own
+
+    def _weights(self, worth: Mapping[str, float]) -> Tensor:
+        return torch.tensor([worth.get(name, 0.0) for name in self.names], device=self.unit.device) * self.unit
 
 
 def _block(name: str) -> str:
@@ -389,6 +422,17 @@ def item_inputs(task: Task) -> Tensor:
     rate = (rate / rate[1:].std(correction=0).clamp(min=1e-3)).clamp(-CLIP, CLIP)
     rate[0] = 0
     return torch.cat([item_vectors(catalogue), rate[:, None]], dim=1)
+
+
+def principal_components(embeddings: Tensor, count: int) -> Tensor:
+    """``fit_pca`` of pipeline/hindsight.py, which models may not import: [I+1, count], row 0 and missing axes zeros."""
+    known = embeddings[1:].double()
+    known = known - known.mean(dim=0)
+    axes = torch.linalg.eigh(known.T @ known).eigenvectors.T.flip(0)[:count]  # [≤ count, E], largest variance first
+    axes = axes * axes.gather(1, axes.abs().argmax(dim=1, keepdim=True)).sign()  # the largest loading is positive
+    components = torch.zeros(len(embeddings), count)
+    components[1:, : len(axes)] = (known @ axes.T).float()
+    return components
 
 
 def mlp(*widths: int) -> nn.Sequential:

@@ -150,7 +150,9 @@ def test_the_dataset_holds_the_original_rows_as_episodes(size: int, capfd: pytes
     for episode, rows in zip(dataset.episodes, expected, strict=True):
         original = batch[torch.tensor(rows)]
         np.testing.assert_allclose(episode.observations, encode(original.state).numpy(), rtol=1e-6)
-        np.testing.assert_allclose(episode.actions, actions.slate_mean(original).numpy(), rtol=1e-6)
+        np.testing.assert_allclose(
+            episode.actions, actions.slate_mean(original.items, original.mask).numpy(), rtol=1e-6
+        )
         np.testing.assert_allclose(episode.rewards[:, 0], (original.rewards * original.mask).sum(dim=1).numpy())
     assert [episode.terminated for episode in dataset.episodes] == [True, True, False]
     # d3rlpy drops the last transition of a capped session, and of no other.
