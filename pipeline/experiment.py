@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from models import AGENTS, SIMULATORS
+from models import AGENTS, SIMULATORS, WORLDS
 from models.feedback import Feedback
 from pipeline.errors import ConfigError, nearest
 from pipeline.source_settings import Source, Strict
@@ -95,6 +95,68 @@ class Hindsight(Strict):
     seed: int = 11
 
 
+class Simulators(Strict):
+    """User models by name on two sides, each with the settings that differ from its defaults.
+
+    ``class`` names one of one's own. What is fitted on one side is never judged by itself: the sides see different
+    windows of the log and have different architectures.
+    """
+
+    train: dict[str, dict[str, Any]] = Field({"rnn": {}})  # fitted on the training window; agents may train in these
+    judge: dict[str, dict[str, Any]] = Field({"attention": {}})  # fitted on later sessions; agents are judged there
+    members: int = Field(3, ge=3)  # models of each ensemble, of different seeds; the first one acts
+    seed: int = 11  # of the first
+
+    @model_validator(mode="after")
+    def _two_sides(self) -> "Simulators":
+        for side, models in (("train", self.train), ("judge", self.judge)):
+            if not models:
+                raise ValueError(f"simulators.{side} is empty; name at least one of {sorted(SIMULATORS)}")
+            for name in models:
+                if name in WORLDS:
+                    raise ValueError(f"simulators.{side}: {name!r} is not fitted on a log; name one of "
+                                     f"{sorted(SIMULATORS)}")  # fmt: skip
+                if name not in SIMULATORS and "class" not in models[name]:
+                    raise ValueError(f"simulators.{side}: {name!r} is not a known user model; "
+                                     f"{nearest(name, SIMULATORS)}")  # fmt: skip
+        classes = [{simulator_class(n, s) for n, s in models.items()} for models in (self.train, self.judge)]
+        if both := {*self.train} & {*self.judge}:
+            raise ValueError(f"simulators: {sorted(both)[0]!r} is on both sides; give the judge another architecture")
+        if classes[0] & classes[1]:
+            raise ValueError(f"simulators: {sorted(classes[0] & classes[1])[0]} is the class on both sides; give the "
+                             "judge another architecture")  # fmt: skip
+        return self
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        return {**self.train, **self.judge}
+
+    def side(self, name: str) -> str:
+        return "train" if name in self.train else "judge"
+
+
+def simulator_class(name: str, settings: dict[str, Any]) -> str:
+    """``module:ConfigClass`` of a user model."""
+    return str(settings.get("class") or SIMULATORS[name])
+
+
+class Gate(Strict):
+    """What a user model must reach on sessions later than those that it was fitted on, before it may judge."""
+
+    calibration_tolerance: float = Field(0.15, gt=0)  # of the positive rate: what the calibration error may exceed
+    max_length_ks: float = Field(0.15, gt=0, le=1)  # Kolmogorov-Smirnov distance of the session lengths
+    max_rate_gap: float = Field(0.15, gt=0)  # relative gap of the positive rates of simulated and logged sessions
+    min_sessions: int = Field(100, ge=10)  # of the window that judges it
+    deciles: int = Field(10, ge=2, le=50)  # groups of items by popularity
+
+
+class Rollouts(Strict):
+    sessions: tuple[Literal["natural", "short", "long", "high_variance"], ...] = ("natural", "short", "long")
+    recall: Literal["similar", "related", "popular", "uniform"] = "similar"  # how a page's candidates are found
+    pool: int = Field(50, ge=1)  # candidates a page
+    min_support: int = Field(5, ge=1)  # showings in the fit window below which an item counts as out of support
+
+
 class Budget(Strict):
     """What every gradient agent may spend: equal for all of them."""
 
@@ -158,9 +220,9 @@ class Experiment(Strict):
     history: History = History()
     embeddings: Embeddings = Embeddings()
     hindsight: Hindsight = Hindsight()
-    simulators: dict[str, dict[str, Any]] = Field(
-        {"rnn": {}}
-    )  # name → settings that differ from the defaults; one for now
+    simulators: Simulators = Simulators()
+    gate: Gate = Gate()
+    rollouts: Rollouts = Rollouts()
     agents: dict[str, dict[str, Any]]  # name → settings that differ from the defaults; "class" names one of one's own
     seeds: tuple[int, ...] = (11, 13, 17, 19, 23)
     profile: Literal["demo", "standard", "paper"] = "standard"
@@ -173,11 +235,9 @@ class Experiment(Strict):
         for name in self.agents:
             if name not in AGENTS and "class" not in self.agents[name]:
                 raise ValueError(f"agents: {name!r} is not a known agent; {nearest(name, AGENTS)}")
-        for name in self.simulators:
-            if name not in SIMULATORS:
-                raise ValueError(f"simulators: {name!r} is not a known user model; {nearest(name, SIMULATORS)}")
-        if len(self.simulators) != 1:
-            raise ValueError(f"simulators: name exactly one, got {sorted(self.simulators)}")
+        if self.rollouts.pool < self.sessions.page_size:
+            raise ValueError(f"rollouts.pool: {self.rollouts.pool} candidates cannot fill a page of "
+                             f"{self.sessions.page_size}; raise it or make the page smaller")  # fmt: skip
         if self.reference not in self.agents:
             raise ValueError(f"reference: {self.reference!r} is not among the agents; add it or name another")
         self.budgets()

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from models import AGENTS, SIMULATORS
-from pipeline.experiment import Experiment
+from models import AGENTS
+from pipeline.experiment import Experiment, simulator_class
 from pipeline.ingest import discovered, staged_folders
 from pipeline.partitions import Partition, partitions_of
 from pipeline.schemas import SCHEMAS
@@ -28,7 +28,12 @@ from pipeline.warehouse import read_table
 
 DAY = timedelta(days=1)
 NONE = timedelta(0)
-BESIDE = {"simulator_quality": "simulator", "training_log": "agents", "unsupported": "leaderboard"}  # table → its home
+BESIDE = {  # table → its home
+    "simulator_reliability": "simulator_gate",
+    "training_log": "agents",
+    "coverage": "rollout",
+    "unsupported": "leaderboard",
+}
 PRODUCTION = "logging"  # the ranker that made the storefront's log: a row of the roll-outs without being an agent
 NOT_TRAINING = {"bootstrap", "simulator_steps", "rollout_users"}  # of the budget: what no agent's training reads
 LIBRARIES = ("duckdb", "numpy", "pandas", "pyarrow", "scikit-learn", "torch", "d3rlpy", "dagster")
@@ -44,7 +49,7 @@ class Step:
     module: str  # the domain module whose code makes it
     inputs: Mapping[str, tuple[timedelta, timedelta]] = field(default_factory=dict)
     settings: Callable[[Experiment], Any] = lambda experiment: None
-    kind: Literal["whole", "time", "agent"] = "whole"
+    kind: Literal["whole", "time", "agent", "simulator"] = "whole"
 
 
 def _reads(*tables: str, before: timedelta = NONE, after: timedelta = NONE) -> dict[str, tuple[timedelta, timedelta]]:
@@ -100,9 +105,13 @@ STEPS = {
         Step("candidates", "trajectories", "Validation and test sessions: the state at their start, the items to rank.",
              "pipeline.trajectories",
              _reads("impressions", "sessions", "splits", "items", "users"), _shape),
-        Step("simulator", "simulators", "The user model, fitted on the training window, judged on validation.",
-             "pipeline.simulation", _reads("impressions", "sessions", "splits", *_WORLD),
-             lambda e: (e.simulators, e.budgets().simulator_steps, _shape(e), e.device)),
+        Step("simulators", "simulators", "A user model: an ensemble, fitted on its side's window and calibrated later.",
+             "pipeline.simulation", _reads("impressions", "sessions", "splits", *_WORLD), kind="simulator",
+             settings=lambda e: (e.simulators.members, e.simulators.seed, e.budgets().simulator_steps, _shape(e),
+                                 e.device)),
+        Step("simulator_gate", "simulators", "What each user model reaches on sessions later than its own.",
+             "pipeline.simulation", _reads("simulators", "impressions", "sessions", "splits", *_WORLD),
+             lambda e: (e.gate, _shape(e), e.device)),
         Step("agents", "agents", "Trained weights of every seed, and the training log.",
              "pipeline.training", _reads("candidates", *_WORLD), kind="agent",
              settings=lambda e: (e.budgets().model_dump(exclude=NOT_TRAINING), e.seeds, e.device, _shape(e))),
@@ -110,14 +119,15 @@ STEPS = {
              "pipeline.evaluation.run", _reads("agents", "candidates", *_WORLD), kind="agent", settings=_shape),
         Step("rerank", "evaluation", "Leg 1: the metrics of every test session under each agent and seed.",
              "pipeline.evaluation.run", _reads("agents", "candidates", *_WORLD), kind="agent", settings=_shape),
-        Step("rollout", "evaluation", "Leg 2: in the storefront, the true value of each agent, a row a user.",
-             "pipeline.evaluation.run", _reads("agents", "impressions", "sessions", *_WORLD), kind="agent",
+        Step("rollout", "evaluation", "Leg 2: each agent in each user model that passed its gate, a row an episode.",
+             "pipeline.evaluation.run",
+             _reads("agents", "simulators", "simulator_gate", "impressions", "sessions", *_WORLD), kind="agent",
              settings=lambda e: (_shape(e), e.source if e.source.kind == "storefront" else e.source.kind,
-                                 e.budgets().rollout_users)),
+                                 e.rollouts, e.budgets().rollout_users, e.seeds[0])),
         Step("ope", "evaluation", "Leg 3: off-policy estimates from the log alone.",
              "pipeline.evaluation.run", _reads("candidates")),
         Step("leaderboard", "evaluation", "Each agent, leg and metric: mean, interval, difference to the reference.",
-             "pipeline.evaluation.run", _reads("rerank", "rollout", "ope"),
+             "pipeline.evaluation.run", _reads("rerank", "rollout", "ope", "simulator_gate"),
              lambda e: (e.reference, e.budgets().bootstrap)),
         Step("results", "reports", "results.duckdb: every table and result, to be queried with SQL.",
              "pipeline.products", _reads(*(table for table in SCHEMAS if table not in BESIDE), *BESIDE.values())),
@@ -173,6 +183,7 @@ class Plan:
         self.store = Store((root or storage_root()) / experiment.name)
         self.partitions = partitions_of(experiment.partitions)
         self._known: dict[tuple[str, str], str] = {}
+        self._staged: dict[str, dict[str | None, dict[str, Path]]] = {}
 
     @cached_property
     def source(self) -> Source:
@@ -211,13 +222,15 @@ class Plan:
             return [WHOLE]
         if kind == "time":
             return [p.key for p in self.partitions]
+        if kind == "simulator":
+            return sorted(self.experiment.simulators.settings)
         logging = [PRODUCTION] if table == "rollout" and self.experiment.source.kind == "storefront" else []
         return sorted([*self.experiment.agents, *logging])
 
     def read_parts(self, table: str, parts: Iterable[str], source: str) -> list[str]:
         """The parts of the input ``source`` that ``parts`` of ``table`` are made from."""
         kinds = (STEPS[table].kind, STEPS[source].kind)
-        if kinds == ("agent", "agent"):
+        if kinds[0] == kinds[1] != "time":
             return sorted(set(parts) & set(self.parts(source)))
         if kinds != ("time", "time"):
             return self.parts(source)
@@ -253,8 +266,12 @@ class Plan:
         if part in self.experiment.agents:
             settings.append(self.experiment.agents[part])
             modules.append(self.agent_class(part).split(":")[0])
-        if table == "simulator":
-            modules += [SIMULATORS[name].split(":")[0] for name in self.experiment.simulators]
+        simulators = self.experiment.simulators
+        if table == "simulators":
+            settings.append((simulators.side(part), simulators.settings[part]))
+            modules.append(simulator_class(part, simulators.settings[part]).split(":")[0])
+        if table in {"simulator_gate", "rollout"}:
+            modules += [simulator_class(*named).split(":")[0] for named in simulators.settings.items()]
         if table in {"manifest", "entities", "rollout"}:
             modules.append(type(self.source).__module__)
         code = {module: code_fingerprint(module) for module in modules}
@@ -269,9 +286,15 @@ class Plan:
 
     def staged(self, part: str | None = None) -> dict[str, Path]:
         """The staged folder of each raw events file of the current manifest; with ``part``, of those that touch it."""
-        folders = staged_folders(self.manifest, self.staging, self.experiment.partitions, self.staging_key)
-        touched = {row["path"]: row["partitions"] for row in self.manifest if row["kind"] == "events"}
-        return {path: folder for path, folder in folders.items() if part is None or part in touched[path]}
+        version = self.store.require("manifest").fingerprint
+        if version not in self._staged:  # every part of the events asks, and a version never changes
+            rows = [row for row in self.manifest if row["kind"] == "events"]
+            folders = staged_folders(rows, self.staging, self.experiment.partitions, self.staging_key)
+            self._staged[version] = {None: folders}
+            for row in rows:
+                for key in row["partitions"]:
+                    self._staged[version].setdefault(key, {})[row["path"]] = folders[row["path"]]
+        return self._staged[version].get(part, {})
 
     @property
     def manifest(self) -> list[dict[str, Any]]:

@@ -22,7 +22,20 @@ RERANK_METRICS = (
     "f1_20",
     *(f"hit_{k}" for k in HIT_CUTOFFS),
 )
-ROLLOUT_METRICS = ("return", "depth", "clicks", "purchases", "ctr")
+ROLLOUT_METRICS = (
+    "return",  # sum of rewards, undiscounted
+    "depth",  # pages
+    "clicks",
+    "purchases",
+    "ctr",
+    "predicted_return",  # what the agent's critic expects at the first page; null without one
+    "discounted_return",  # realised, at the critic's own discount
+    "overestimation",  # predicted_return - discounted_return
+    "diversity",  # 1 - mean cosine between the items of a page
+    "repeat_rate",  # of the shown items, those that the session had shown before
+    "out_of_support",  # of the shown items, those that the simulator hardly saw when it was fitted
+    "disagreement",  # spread of the ensemble's P(positive) on shown items, relative to its mean
+)
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
@@ -171,8 +184,24 @@ SCHEMAS: dict[str, pa.Schema] = {
         context_freshness_hours=pa.float32(),  # since the item was listed; null where unknown, or listed later
     ),
     "item_embeddings": _schema(item=pa.int32(), item_id=pa.string(), embedding=_FLOATS),
-    "simulator_quality": _schema(
-        simulator=pa.string(), head=pa.string(), split=pa.string(), metric=pa.string(), value=pa.float64(), n=pa.int64()
+    "simulator_gate": _schema(  # one row a criterion that a fitted user model was held against
+        simulator=pa.string(),
+        side=pa.string(),  # train or judge
+        head=pa.string(),  # click, exit, session
+        criterion=pa.string(),
+        value=pa.float64(),
+        reference=pa.float64(),  # what it is compared with, or null
+        passed=pa.bool_(),  # null: reported only
+        n=pa.int64(),
+    ),
+    "simulator_reliability": _schema(  # one row a bin of a reliability plot
+        simulator=pa.string(),
+        head=pa.string(),
+        group=pa.string(),  # all, or the decile of the item's popularity, 1 = least shown
+        bin=pa.int32(),
+        predicted=pa.float64(),
+        observed=pa.float64(),
+        count=pa.int64(),
     ),
     "trajectories": _schema(
         level=pa.string(),  # page: one row is one shown page of K slots
@@ -241,11 +270,22 @@ SCHEMAS: dict[str, pa.Schema] = {
         **{name: pa.float64() for name in RERANK_METRICS},
     ),
     "rollout": _schema(
+        setting=pa.string(),  # truth, or side/simulator/sessions
         simulator=pa.string(),  # truth: the storefront itself
+        side=pa.string(),  # truth, judge or train
+        sessions=pa.string(),  # natural, short, long, high_variance
         agent=pa.string(),
         seed=pa.int32(),
         user_key=pa.int64(),
         **{name: pa.float64() for name in ROLLOUT_METRICS},
+    ),
+    "coverage": _schema(  # how much of the catalogue an agent's roll-outs show
+        setting=pa.string(),
+        agent=pa.string(),
+        seed=pa.int32(),
+        episodes=pa.int64(),
+        items_shown=pa.int64(),
+        items_known=pa.int64(),
     ),
     "ope": _schema(
         agent=pa.string(),

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.schemas import RERANK_METRICS, ROLLOUT_METRICS, SCHEMAS
+from pipeline.schemas import RERANK_METRICS, SCHEMAS
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 HOSTILE = "<script>alert(1)</script>"
@@ -25,6 +25,12 @@ ROLLED_OUT = {
     "oracle_myopic": 8.5,
     "oracle_farsighted": 10.0,
 }
+SEES_THE_TRUTH = {"logging", "oracle_myopic", "oracle_farsighted"}
+WORLDS = (
+    ("truth", "truth", "truth"),
+    ("judge/attention/natural", "attention", "judge"),
+    ("train/rnn/natural", "rnn", "train"),
+)
 SEEDED = {"goalrec_off", HOSTILE}
 PROVENANCE = {
     "data_hash": "d4ta" * 4,
@@ -85,7 +91,9 @@ def demo_tables() -> dict[str, pa.Table]:
                 for n in range(SESSIONS)
             ],
         ),
-        "simulator_quality": table("simulator_quality", _simulator_quality()),
+        "simulator_gate": table("simulator_gate", _simulator_gate()),
+        "simulator_reliability": table("simulator_reliability", _reliability()),
+        "coverage": table("coverage", _coverage(rollout)),
         "training_log": table("training_log", _training_log(rng)),
         "rerank": table("rerank", rerank),
         "rollout": table("rollout", rollout),
@@ -146,12 +154,33 @@ def _events() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _simulator_quality() -> list[dict[str, Any]]:
-    figures = {"log_loss": 0.231, "base_rate_log_loss": 0.262, "auc": 0.741, "brier": 0.065, "ece": 0.011}
+def _simulator_gate() -> list[dict[str, Any]]:
+    """The train side fails a criterion, the judge passes all."""
+    figures = {"log_loss": (0.231, 0.262), "brier": (0.065, 0.07), "ece": (0.011, 0.02), "auc": (0.741, None)}
     return [
-        {"simulator": "rnn", "head": head, "split": "test", "metric": metric, "value": value, "n": 2600}
+        {"simulator": name, "side": side, "head": head, "criterion": criterion, "value": value, "reference": limit,
+         "passed": None if limit is None else (name, criterion) != ("rnn", "ece"), "n": 2600}
+        for name, side in (("rnn", "train"), ("attention", "judge"))
         for head in ("click", "exit")
-        for metric, value in figures.items()
+        for criterion, (value, limit) in figures.items()
+    ]  # fmt: skip
+
+
+def _reliability() -> list[dict[str, Any]]:
+    return [
+        {"simulator": name, "head": "click", "group": group, "bin": k, "predicted": 0.05 * k, "observed": 0.06 * k,
+         "count": 100}
+        for name in ("rnn", "attention")
+        for group in ("all", "1")
+        for k in range(1, 5)
+    ]  # fmt: skip
+
+
+def _coverage(rollout: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    runs = dict.fromkeys((row["setting"], row["agent"], row["seed"]) for row in rollout if row["setting"] != "truth")
+    return [
+        {"setting": setting, "agent": agent, "seed": seed, "episodes": USERS, "items_shown": 30, "items_known": 60}
+        for setting, agent, seed in runs
     ]
 
 
@@ -188,9 +217,12 @@ def _rerank(rng: np.random.Generator) -> list[dict[str, Any]]:
 def _rollout(rng: np.random.Generator) -> list[dict[str, Any]]:
     taste = rng.normal(0, 1.0, USERS)
     return [
-        {"simulator": "truth", "agent": agent, "seed": seed, "user_key": user, "return": value, "depth": 5.0,
-         "clicks": value * 0.8, "purchases": value * 0.04, "ctr": value / 60}
+        {"setting": setting, "simulator": simulator, "side": side, "sessions": "natural", "agent": agent, "seed": seed,
+         "user_key": user, "return": value, "depth": 5.0, "clicks": value * 0.8, "purchases": value * 0.04,
+         "ctr": value / 60}
+        for setting, simulator, side in WORLDS
         for agent, level in ROLLED_OUT.items()
+        if side == "truth" or agent not in SEES_THE_TRUTH
         for seed in ((11, 13) if agent in SEEDED else (11,))
         for user, value in enumerate((level + taste + rng.normal(0, 0.3, USERS)).tolist(), start=1)
     ]  # fmt: skip
@@ -202,8 +234,10 @@ def _leaderboard(rerank: list[dict[str, Any]], rollout: list[dict[str, Any]]) ->
         scored = [row for row in rerank if row["mode"] == mode and row["status"] == "scored"]
         for metric in RERANK_METRICS:
             rows += _summary(scored, "rerank", mode, metric)
-    for metric in ROLLOUT_METRICS:
-        rows += _summary(rollout, "rollout", "truth", metric)
+    for setting, _, _ in WORLDS:
+        episodes = [row for row in rollout if row["setting"] == setting]
+        for metric in ("return", "depth", "clicks", "purchases", "ctr"):
+            rows += _summary(episodes, "rollout", setting, metric)
     return rows
 
 

@@ -47,12 +47,21 @@ def agent_key(agent: str) -> dg.AssetKey:
     return dg.AssetKey([EXPERIMENT.name, "agents", agent])
 
 
+def simulator_key(name: str) -> dg.AssetKey:
+    return dg.AssetKey([EXPERIMENT.name, "simulators", name])
+
+
+PART_KEYS = {"agents": agent_key, "simulators": simulator_key}  # tables with an asset for each part
+
+
 def upstream(table: str) -> list[dg.AssetDep]:
     """The assets that a table's step reads, with the look-back of partitioned ones spelt out."""
     found = []
     for source in STEPS[table].inputs:
         if source == "agents":
             found += [dg.AssetDep(agent_key(name)) for name in sorted(EXPERIMENT.agents)]
+        elif source == "simulators":
+            found += [dg.AssetDep(simulator_key(name)) for name in sorted(EXPERIMENT.simulators.settings)]
         elif STEPS[source].kind == "time" and STEPS[table].kind == "time":
             found.append(dg.AssetDep(key(source), partition_mapping=_neighbours(table, source)))
         else:
@@ -115,17 +124,17 @@ def publish(
     made = plan.make(tables, wanted, build)
     plan = Plan(EXPERIMENT)  # the manifest may have changed what the fingerprints are made of
     for table in tables:
-        agent = wanted[0] if table == "agents" else None
+        one = wanted[0] if table in PART_KEYS else None
         metadata = version_metadata(plan, table, wanted, made[table]) | (describe(plan) if describe else {})
         rows = metadata.get("dagster/row_count")
         context.log.info(
-            f"{agent or table:<18} {len(made[table]):>3} of {len(wanted)} made"
+            f"{one or table:<18} {len(made[table]):>3} of {len(wanted)} made"
             + ("" if rows is None else f", {rows:,} rows")
             + f", {time.monotonic() - started:.1f} s"
         )
         version = fingerprint([plan.fingerprint(table, part) for part in wanted])
         yield dg.MaterializeResult(
-            asset_key=agent_key(agent) if agent else key(table),
+            asset_key=PART_KEYS[table](one) if one else key(table),
             metadata=metadata,
             data_version=None if timed else dg.DataVersion(version),
         )

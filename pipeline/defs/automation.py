@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from pipeline.defs.assets import EXPERIMENT, agent_key, key, partitions
+from pipeline.defs.assets import EXPERIMENT, PART_KEYS, key, partitions
 
 materialize_all = dg.define_asset_job(
     "materialize_all",
@@ -25,10 +25,10 @@ def range_tags(stale: dict[str, list[str]]) -> dict[str, str]:
 
 
 def stale_assets(stale: dict[str, list[str]]) -> list[dg.AssetKey]:
-    """The assets of stale tables; of the agents, only the stale ones."""
+    """The assets of stale tables; of the user models and the agents, only the stale ones."""
     found = []
     for table, parts in stale.items():
-        found += [agent_key(part) for part in parts] if table == "agents" else [key(table)]
+        found += [PART_KEYS[table](part) for part in parts] if table in PART_KEYS else [key(table)]
     return found
 
 

@@ -1,6 +1,5 @@
 """Plots and tables for Dagster's metadata: what a person wants to see beside a materialization."""
 
-import json
 import re
 from typing import Any
 
@@ -66,20 +65,21 @@ def data_report_metadata(plan: Plan) -> dict[str, Any]:
     return found
 
 
-def simulator_metadata(plan: Plan) -> dict[str, Any]:
-    """Log-loss, AUC and calibration on the validation window, with the reliability of each head."""
+def gate_metadata(plan: Plan) -> dict[str, Any]:
+    """Every criterion with its limit, and the reliability of each user model's heads."""
     from pipeline.report.plots import reliability
     from pipeline.warehouse import read_table
 
-    folder = plan.store.require("simulator").folder
-    rows = read_table([folder / "simulator_quality.parquet"], "simulator_quality").to_pylist()
-    curves = json.loads((folder / "config.json").read_text(encoding="utf-8"))["reliability"]
+    rows = read_table(plan.store.files("simulator_gate"), "simulator_gate").to_pylist()
+    folder = plan.store.require("simulator_gate").folder
+    bins = read_table([folder / "simulator_reliability.parquet"], "simulator_reliability").to_pandas()
     plots = {
-        f"reliability_{head}": dg.MetadataValue.md(reliability(predicted, observed, f"Reliability of {head}"))
-        for head, (predicted, observed, _) in curves.items()
+        f"reliability_{name}_{head}": dg.MetadataValue.md(
+            reliability(curve["predicted"], curve["observed"], f"Reliability of {name}'s {head}")
+        )
+        for (name, head), curve in bins[bins["group"] == "all"].groupby(["simulator", "head"])
     }
-    figures = {f"{row['head']}_{row['metric']}": row["value"] for row in rows}
-    return {**figures, "quality": dg.MetadataValue.md(markdown(rows)), **plots}
+    return {"gate": dg.MetadataValue.md(markdown(rows)), **plots}
 
 
 def agent_metadata(plan: Plan, name: str) -> dict[str, Any]:

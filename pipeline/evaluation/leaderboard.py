@@ -27,14 +27,14 @@ def leaderboard(
     ``provenance`` fills the columns ``PROVENANCE``. ``budget.bootstrap`` resamples are drawn for intervals and tests.
     """
     legs = (
-        ("rerank", rerank.to_pandas().rename(columns={"session_id": "unit"}), "mode", RERANK_METRICS),
+        ("rerank", rerank.to_pandas().rename(columns={"session_id": "unit", "mode": "setting"}), RERANK_METRICS),
         # A roll-out has one episode a user and seed, so the user is the unit.
-        ("rollout", rollout.to_pandas().assign(unit=lambda rows: rows["user_key"]), "simulator", ROLLOUT_METRICS),
+        ("rollout", rollout.to_pandas().assign(unit=lambda rows: rows["user_key"]), ROLLOUT_METRICS),
     )
     settings = [
         _setting(rows, list(metrics), reference, budget.bootstrap, seed).assign(leg=leg, setting=setting)
-        for leg, table, column, metrics in legs
-        for setting, rows in table.groupby(column)
+        for leg, table, metrics in legs
+        for setting, rows in table.groupby("setting")
     ]
     board = pd.concat(settings) if settings else pd.DataFrame(columns=COLUMNS)
     board = board.assign(**{name: provenance[name] for name in PROVENANCE})

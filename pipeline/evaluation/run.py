@@ -3,7 +3,8 @@
 import json
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,9 @@ from pipeline.evaluation.sessions import iter_sessions
 from pipeline.experiment import PROJECT, Experiment
 from pipeline.plan import PRODUCTION, Job, library_versions
 from pipeline.schemas import SCHEMAS
-from pipeline.simulation import simulator_config
+from pipeline.simulation import failed_criteria, load_simulator, simulator_config
 from pipeline.source_settings import StorefrontSource
-from pipeline.storage import fingerprint
+from pipeline.storage import Store, fingerprint
 from pipeline.task import TASK_TABLES, load_task
 from pipeline.trajectories import feedback_codes, pad_left, ragged
 from pipeline.warehouse import connect, read_table, run_sql, write_parquet
@@ -42,7 +43,8 @@ class AgentRun:
     experiment: Experiment
     inputs: dict[str, list[Path]]
     outs: dict[str, Path]  # table → Parquet file to write
-    raw: Path  # where the storefront keeps its truth
+    store: Store
+    simulators: tuple[str, ...] = ()  # that passed their gate
 
 
 def rerank_agents(job: Job) -> None:
@@ -51,9 +53,11 @@ def rerank_agents(job: Job) -> None:
 
 
 def roll_out_agents(job: Job) -> None:
-    """Leg 2 of the job's agents; no rows where the experiment has no simulator that may judge."""
+    """Leg 2 of the job's agents: ``rollout`` and ``coverage``; no rows for a simulator that failed its gate."""
+    passed = tuple(name for name, why in failed_criteria(job.files("simulator_gate")).items() if not why)
     tables = ("impressions", "sessions", *TASK_TABLES)
-    in_processes(_roll_out_agent, _runs(job, ("rollout",), tables), job.experiment.device)
+    runs = [replace(run, simulators=passed) for run in _runs(job, ("rollout",), tables)]
+    in_processes(_roll_out_agent, runs, job.experiment.device)
 
 
 def off_policy_estimates(job: Job) -> None:
@@ -67,21 +71,27 @@ def build_leaderboard(job: Job) -> None:
     experiment = job.experiment
     table = leaderboard(*rows, experiment.reference, experiment.budgets(), _provenance(job), experiment.seeds[0])
     write_parquet(job.out("leaderboard"), "leaderboard", table.to_batches())
-    legs = [{"leg": leg, "reason": reason} for leg, reason in unsupported(experiment).items()]
+    failed = failed_criteria(job.files("simulator_gate"))
+    legs = [{"leg": leg, "reason": reason} for leg, reason in unsupported(experiment, failed).items()]
     none = pa.Table.from_pylist(legs, schema=SCHEMAS["unsupported"])
     write_parquet(job.folder("leaderboard") / "unsupported.parquet", "unsupported", none.to_batches())
 
 
-def unsupported(experiment: Experiment) -> dict[str, str]:
-    """The legs that this version and this data cannot support, each with its reason: a clause after "because"."""
+def unsupported(experiment: Experiment, failed: dict[str, list[str]]) -> dict[str, str]:
+    """The legs that this version and this data cannot support, each with its reason: a clause after "because".
+
+    ``failed`` names the criteria of the gate that each user model fails; with all judges failed, no roll-out is left
+    but the storefront's truth.
+    """
     legs = {
         "ope": "the off-policy estimators are not built yet, so nothing is estimated from the log alone",
     }
-    if not isinstance(experiment.source, StorefrontSource):
-        legs["rollout"] = (
-            "the only simulator of this experiment was fitted on the training window itself, and no second one has "
-            "passed the gate that lets a simulator judge"
-        )
+    judges = list(experiment.simulators.judge)
+    if all(failed[name] for name in judges):
+        reasons = "; ".join(f"{name}: {', '.join(failed[name])}" for name in judges)
+        legs["rollout in a judge"] = f"no user model passed the gate that lets it judge ({reasons})"
+        if not isinstance(experiment.source, StorefrontSource):
+            legs["rollout"] = legs.pop("rollout in a judge")
     return legs
 
 
@@ -95,7 +105,7 @@ def _runs(job: Job, tables: tuple[str, ...], inputs: tuple[str, ...]) -> list[Ag
             experiment=job.experiment,
             inputs=files,
             outs={table: job.out(table, name) for table in tables},
-            raw=store.root / "raw",
+            store=store,
         )
         for name in job.parts
     ]
@@ -127,7 +137,37 @@ def _rerank_agent(run: AgentRun) -> None:
 
 def _roll_out_agent(run: AgentRun) -> None:
     torch.set_num_threads(1)
-    write_parquet(run.outs["rollout"], "rollout", _true_values(run))
+    covered: list[dict[str, Any]] = []
+    write_parquet(run.outs["rollout"], "rollout", chain(_true_values(run), _simulated(run, covered)))
+    table = pa.Table.from_pylist(covered, schema=SCHEMAS["coverage"])
+    write_parquet(run.outs["rollout"].with_name("coverage.parquet"), "coverage", table.to_batches())
+
+
+def _simulated(run: AgentRun, covered: list[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
+    """An agent's episodes in every user model that passed its gate; appends to ``covered`` what they show."""
+    if run.folder is None or not run.simulators:
+        return
+    from pipeline.evaluation.rollout import roll_out
+
+    experiment, task = run.experiment, load_task(run.inputs, run.experiment)
+    users, start = _next_session(run, task)
+    first = slice(0, experiment.budgets().rollout_users)  # the same users for every agent
+    users, start = users[first], start[first]
+    for folder in _seed_folders(run):
+        agent, config, seed = load_agent(folder, task)
+        if "rollout" not in config.legs or "truth" in config.privileges:
+            continue
+        for name in run.simulators:
+            simulator = load_simulator(run.store, name, experiment, task)
+            for sessions in experiment.rollouts.sessions:
+                episodes = roll_out(
+                    agent, task, simulator, sessions, experiment.rollouts, start, users, experiment.seeds[0]
+                )
+                labels = {"setting": f"{simulator.side}/{name}/{sessions}", "agent": run.name, "seed": seed}
+                world = {"simulator": name, "side": simulator.side, "sessions": sessions}
+                covered.append(labels | {"episodes": len(users), "items_shown": episodes.items_shown,
+                                         "items_known": len(task.catalogue) - 1})  # fmt: skip
+                yield _rollout_rows(labels | world, users, episodes.values)
 
 
 def _true_values(run: AgentRun) -> Iterator[pa.RecordBatch]:
@@ -138,7 +178,7 @@ def _true_values(run: AgentRun) -> Iterator[pa.RecordBatch]:
     from pipeline.sources.storefront import load_truth
 
     task = load_task(run.inputs, run.experiment)
-    shop, population = load_truth(source, run.raw)
+    shop, population = load_truth(source, run.store.root / "raw")
     users, start = _next_session(run, task)
     first = slice(0, run.experiment.budgets().rollout_users)  # the same users for every agent
     users, start, population = users[first], start[first], population[first]
@@ -146,18 +186,23 @@ def _true_values(run: AgentRun) -> Iterator[pa.RecordBatch]:
     # Every ranker and seed meets the same luck: the generators' seed is the experiment's, not the agent's.
     luck = run.experiment.seeds[0]
     if run.folder is None:
-        yield _rollout_rows(run.name, luck, users, logging_value(shop, population, luck))
+        yield _rollout_rows(_truth_labels(run.name, luck), users, logging_value(shop, population, luck))
     for folder in _seed_folders(run):
         agent, config, seed = load_agent(folder, task)
         if "rollout" in config.legs:
             values = true_value(agent, config, task, shop, population, start, users, vocabulary, luck)
-            yield _rollout_rows(run.name, seed, users, values)
+            yield _rollout_rows(_truth_labels(run.name, seed), users, values)
 
 
-def _rollout_rows(agent: str, seed: int, users: torch.Tensor, values: "Values") -> pa.RecordBatch:
-    labels: dict[str, Any] = {"simulator": "truth", "agent": agent, "seed": seed}
+def _truth_labels(agent: str, seed: int) -> dict[str, Any]:
+    world = {"setting": "truth", "simulator": "truth", "side": "truth", "sessions": "natural"}
+    return world | {"agent": agent, "seed": seed}
+
+
+def _rollout_rows(labels: dict[str, Any], users: torch.Tensor, values: "Values") -> pa.RecordBatch:
     columns = {name: [value] * len(users) for name, value in labels.items()}
-    return pa.RecordBatch.from_pydict({**columns, "user_key": users.numpy(), **values}, schema=SCHEMAS["rollout"])
+    metrics = {name: pa.array(metric, from_pandas=True) for name, metric in values.items()}  # null where unknown
+    return pa.RecordBatch.from_pydict({**columns, "user_key": users.numpy(), **metrics}, schema=SCHEMAS["rollout"])
 
 
 def _vocabulary(run: AgentRun, n_items: int) -> torch.Tensor:
@@ -211,5 +256,5 @@ def validate_settings(experiment: Experiment, classes: dict[str, str]) -> None:
     """Raise ConfigError now for settings of agents or simulators that would stop a run later."""
     for name, target in classes.items():
         agent_config(name, target, experiment.agents[name])
-    for name, settings in experiment.simulators.items():
+    for name, settings in experiment.simulators.settings.items():
         simulator_config(name, settings)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from models.base import Agent, AgentConfig, Candidates, StateBatch, Task, _TensorBatch, rank_page
+from models.base import Agent, AgentConfig, Candidates, CriticAgent, StateBatch, Task, _TensorBatch, rank_page
 from models.hashing import mix64
 from models.simulators.storefront import Shoppers, ShopState, Storefront, seeded
 from models.simulators.storefront_policies import draw_buckets, production_page
@@ -37,6 +37,9 @@ class ShopView(_TensorBatch):
 
 class _Policy(Protocol):
     """One session of B users: a page is asked for, then its outcome is told."""
+
+    discount: float  # of the policy's own critic; nan without one
+    predicted: Tensor | None  # [B] the return that the critic expects of the first page and those after it
 
     def choose(self, state: ShopState, candidates: Tensor, page: int) -> Tensor: ...  # [B, K] indices
 
@@ -106,27 +109,42 @@ def _roll_out(shop: Storefront, population: Shoppers, seed: int, begin: Callable
         rows = slice(first, min(first + CHUNK, len(population)))
         luck = _Luck(seed, chunk, shop.device)
         chunks.append(_session(shop, population[rows], luck, begin(rows, luck)))
-    totals = torch.cat(chunks, dim=1).cpu().double().numpy()  # [4, U]
-    returns, depth, clicks, purchases = totals
-    ctr = clicks / (depth * shop.config.slots)
-    return dict(zip(ROLLOUT_METRICS, (returns, depth, clicks, purchases, ctr), strict=True))
+    totals = torch.cat(chunks, dim=1).cpu().double().numpy()  # [6, U]
+    returns, depth, clicks, purchases, discounted, predicted = totals
+    known = {
+        "return": returns,
+        "depth": depth,
+        "clicks": clicks,
+        "purchases": purchases,
+        "ctr": clicks / (depth * shop.config.slots),
+        "discounted_return": discounted,
+        "predicted_return": predicted,
+        "overestimation": predicted - discounted,
+    }
+    unknown = np.full_like(returns, np.nan)  # what is asked of fitted user models only
+    return {name: known.get(name, unknown) for name in ROLLOUT_METRICS}
 
 
 def _session(shop: Storefront, shoppers: Shoppers, luck: _Luck, policy: _Policy) -> Tensor:
-    """Expected return, pages, clicks and purchases of one session of each user, [4, B]."""
+    """Of one session of each user, [6, B]: expected return, pages, clicks, purchases, the return at the discount of
+    the policy's critic, and what that critic had predicted (both nan without a critic)."""
     state = shop.start_session(shoppers.to(str(shop.device)), luck("start"))
     survival = torch.ones(len(state), device=shop.device)  # [B] P(the user is still there)
     totals = torch.zeros(4, len(state), device=shop.device)
+    discounted = torch.zeros(len(state), device=shop.device)
     for page in range(shop.config.max_pages):
         candidates = shop.recall(state, luck("recall", page))  # [B, R]
         chosen = policy.choose(state, candidates, page).to(shop.device)  # [B, K]
         chosen = _checked(chosen, candidates.shape[1], shop.config.slots)
         items = candidates.gather(1, chosen)  # [B, K]
-        totals += survival * _expected(shop, state, items)
+        expected = survival * _expected(shop, state, items)
+        totals += expected
+        discounted += policy.discount**page * expected[0]
         feedback, leave, state = shop.step(state, items, luck("feedback", page))
         policy.observe(items, feedback)
         survival = survival * (1 - leave)
-    return totals
+    predicted = torch.full_like(discounted, torch.nan) if policy.predicted is None else policy.predicted
+    return torch.cat([totals, discounted[None], predicted.to(discounted)[None]])
 
 
 def _expected(shop: Storefront, state: ShopState, items: Tensor) -> Tensor:
@@ -166,6 +184,8 @@ class _AgentPolicy:
         self.sees_truth = "truth" in config.privileges
         self.state = state.to(task.device)
         self.users, self.vocabulary = users.to(shop.device), vocabulary.to(shop.device)
+        self.discount = agent.discount if isinstance(agent, CriticAgent) else float("nan")
+        self.predicted: Tensor | None = None
 
     def choose(self, state: ShopState, candidates: Tensor, page: int) -> Tensor:
         tie = mix64(mix64(self.users, torch.full_like(self.users, page))[:, None], candidates)  # [B, R]
@@ -175,7 +195,10 @@ class _AgentPolicy:
             tie=tie.to(self.task.device),
             truth=ShopView(self.shop, state, candidates) if self.sees_truth else None,
         )
-        return rank_page(self.agent, self.state, offered, self.task.rows, self.task.cols)
+        chosen = rank_page(self.agent, self.state, offered, self.task.rows, self.task.cols)
+        if page == 0 and isinstance(self.agent, CriticAgent):
+            self.predicted = self.agent.predicted_return(self.state, offered.items.gather(1, chosen))
+        return chosen
 
     def observe(self, items: Tensor, feedback: Tensor) -> None:
         dense = self.vocabulary[items].to(self.task.device)
@@ -183,7 +206,10 @@ class _AgentPolicy:
 
 
 class _ProductionPolicy:
-    """The shop's own ranker."""
+    """The shop's own ranker. It has no critic."""
+
+    discount = float("nan")
+    predicted: Tensor | None = None
 
     def __init__(self, shop: Storefront, bucket: Tensor, luck: _Luck) -> None:
         self.shop, self.bucket, self.luck = shop, bucket, luck

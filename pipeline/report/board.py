@@ -33,7 +33,7 @@ class Column(NamedTuple):
     @property
     def label(self) -> str:
         if self.leg == "rollout" and self.metric == "return":
-            return "True value" if self.setting == "truth" else f"Return in {self.setting}"
+            return "True value" if self.setting == "truth" else f"Return in {world(self.setting)}"
         if self.leg == "ope":
             return f"OPE, {self.setting}"
         return f"{_NAMES.get(self.metric, self.metric)}, {_NAMES.get(self.setting, self.setting)}"
@@ -133,6 +133,16 @@ class Board:
         return (*(-estimate.value if estimate else float("inf") for estimate in found), agent)
 
 
+def world(setting: str) -> str:
+    """The setting of a roll-out in words: ``judge/attention/short`` is "attention, short sessions"."""
+    side, _, rest = setting.partition("/")
+    model, _, sessions = rest.partition("/")
+    if not sessions:
+        return setting
+    kind = "" if sessions == "natural" else f", {sessions.replace('_', ' ')} sessions"
+    return f"{model}{' (train side)' if side == 'train' else ''}{kind}"
+
+
 def role(agent: str, reference: str | None) -> str:
     """What an agent is there for, empty for one that is on trial."""
     return "reference" if agent == reference else ROLES.get(agent, "")
@@ -147,6 +157,9 @@ def names(values: Iterable[str], limit: int = 20) -> str:
 
 
 def _is_headline(column: Column) -> bool:
+    if column.leg == "rollout" and column.setting != "truth":
+        # What an agent may have been tuned against is no headline, nor are sessions of a made-up length.
+        return column.metric == "return" and column.setting.startswith("judge/") and column.setting.endswith("/natural")
     return column.metric == MAIN_METRIC.get(column.leg) or (column.leg, column.metric) == ("rerank", "map")
 
 

@@ -99,6 +99,34 @@ def curves(series: Mapping[str, Sequence[Point]], x_axis: str, y_axis: str) -> F
     return {"data": traces, "layout": layout}
 
 
+def reliability(series: Mapping[str, Sequence[tuple[float, float]]], event: str) -> Figure:
+    """Observed against predicted probability, a line a model, and the diagonal on which a calibrated one lies."""
+    top = max((max(point) for points in series.values() for point in points), default=1.0)
+    traces: list[Figure] = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": escape(name),
+            "x": [predicted for predicted, _ in points],
+            "y": [observed for _, observed in points],
+            "line": {"color": COLOURS[k % len(COLOURS)], "width": 2},
+            "marker": {"size": 6, "symbol": SYMBOLS[k % len(SYMBOLS)]},
+        }
+        for k, (name, points) in enumerate(series.items())
+    ]
+    layout = {
+        "height": 360,
+        "showlegend": True,
+        "xaxis": {"title": {"text": escape(f"predicted probability of {event}")}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": "observed"}, "rangemode": "tozero"},
+        "shapes": [
+            {"type": "line", "x0": 0, "y0": 0, "x1": top, "y1": top, "layer": "below",
+             "line": {"dash": "dot", "width": 1.5, "color": "#8a8f98"}}
+        ],
+    }  # fmt: skip
+    return {"data": traces, "layout": layout}
+
+
 def stacked_bars(
     series: Mapping[str, Mapping[str, float]], x_axis: str, y_axis: str, are_shares: bool = False
 ) -> Figure:

@@ -12,6 +12,7 @@ from pipeline.report.board import LEGS, Board, Column, names
 from pipeline.report.charts import Point, curves, whiskers
 from pipeline.report.data import data_parts, file_names
 from pipeline.report.page import Chart, Section, render
+from pipeline.report.simulators import simulators
 from pipeline.report.tables import (
     DataTable,
     agreement_table,
@@ -65,7 +66,13 @@ def write_report(
         scored=plain_table("Test sessions and what they could measure", query(results, "sessions_scored"), SCORED),
         slices=_slices(results),
         curves=_learning_curves(_rows(query(results, "learning_curves"))),
-        simulators=_simulators(read(results, "simulator_quality")),
+        simulators=simulators(
+            query(results, "simulator_gate"),
+            read(results, "simulator_reliability"),
+            query(results, "simulator_error"),
+            query(results, "simulator_drop"),
+            query(results, "rollouts"),
+        ),
         data=data_parts(read(results, "data_report"), read(results, "ingest_counts")),
         files=_files(results),
         provenance=_provenance(query(results, "provenance")),
@@ -165,15 +172,6 @@ def _learning_curves(rows: list[dict[str, Any]]) -> Curves:
         charts[metric] = Chart(curves(series, "gradient steps", metric), description)
     first = charts[is_validation[0]] if is_validation else None
     return Curves(first, [chart for metric, chart in charts.items() if chart is not first])
-
-
-def _simulators(quality: pa.Table) -> DataTable | None:
-    if not quality.num_rows:
-        return None
-    table = pivot(_rows(quality), ["simulator", "head", "split", "n"], "metric", "value")
-    head = {"simulator": "Simulator", "head": "Predicts", "split": "Measured on", "n": "n"}
-    head |= {name: name.replace("_", " ") for name in table.column_names if name not in head}
-    return plain_table("How well each user model predicts sessions that it was not fitted on", table, head)
 
 
 def _files(results: Path) -> list[DataTable]:

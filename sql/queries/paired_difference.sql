@@ -9,11 +9,11 @@ with measured as (
     group by mode, metric, agent, session_id, user_key
     union all
     select
-        'rollout' as leg, simulator as setting, metric, agent, user_key as unit, user_key, avg(value) as value
+        'rollout' as leg, setting, metric, agent, user_key as unit, user_key, avg(value) as value
     from rollout
     unpivot (value for metric in ("return", depth))
     where agent in ($a, $b)
-    group by simulator, metric, agent, user_key
+    group by setting, metric, agent, user_key
 ),
 paired as (
     select

@@ -8,9 +8,9 @@ with seed_means as (
     group by mode, agent, seed
     union all
     select
-        'rollout' as leg, simulator as setting, 'return' as metric, agent, seed, avg("return") as value
+        'rollout' as leg, setting, 'return' as metric, agent, seed, avg("return") as value
     from rollout
-    group by simulator, agent, seed
+    group by setting, agent, seed
 ),
 spread as (
     select

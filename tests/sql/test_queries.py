@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from pipeline.results import build_results, query, query_names
-from tests.published import REFERENCE, RERANKED, ROLLED_OUT, demo_tables, publish, table
+from tests.published import REFERENCE, RERANKED, ROLLED_OUT, SEES_THE_TRUTH, demo_tables, publish, table
 
 PARAMS: dict[str, dict[str, Any]] = {
     "paired_difference": {"a": "goalrec_off", "b": "popularity"},
@@ -49,13 +49,14 @@ def test_the_leaderboard_holds_the_main_metrics_with_the_best_agent_first(result
     settings = board[["leg", "setting", "metric"]].drop_duplicates().to_numpy().tolist()
     assert settings == [
         ["rollout", "truth", "return"],
+        ["rollout", "judge/attention/natural", "return"],
         ["rerank", "paged", "ndcg_reward_20"],
         ["rerank", "oneshot", "ndcg_reward_20"],
         ["rerank", "paged", "map"],
         ["rerank", "oneshot", "map"],
     ]
     assert board.agent[0] == "oracle_farsighted"
-    assert len(board) == len(ROLLED_OUT) + 4 * len(RERANKED)
+    assert len(board) == 2 * len(ROLLED_OUT) - len(SEES_THE_TRUTH) + 4 * len(RERANKED)
     published = demo_tables()["leaderboard"].to_pandas().set_index(["agent", "setting", "metric"])
     for row in board.itertuples():
         assert row.value == published.loc[(row.agent, row.setting, row.metric), "value"]
@@ -80,14 +81,47 @@ def test_paired_differences_match_a_reference_in_numpy(results: Path, rerank: pd
 
 
 def test_paired_differences_of_rollouts_pair_users(results: Path) -> None:
-    answer = next(r for r in rows(results, "paired_difference") if r["metric"] == "return")
-    means = demo_tables()["rollout"].to_pandas().groupby(["agent", "user_key"])["return"].mean()
+    answer = next(r for r in rows(results, "paired_difference") if (r["setting"], r["metric"]) == ("truth", "return"))
+    rollout = demo_tables()["rollout"].to_pandas()
+    means = rollout[rollout.setting == "truth"].groupby(["agent", "user_key"])["return"].mean()
     assert answer["difference"] == pytest.approx((means["goalrec_off"] - means["popularity"]).mean())
     assert answer["n"] == answer["users"] == 40
 
 
+def test_the_error_of_a_simulator_is_its_value_minus_the_truth(results: Path) -> None:
+    answer = pd.DataFrame(rows(results, "simulator_error")).set_index(["simulator", "agent"])
+    means = demo_tables()["rollout"].to_pandas().groupby(["simulator", "agent"])["return"].mean()
+    assert set(answer.index.get_level_values(0)) == {"rnn", "attention"}
+    for (simulator, agent), row in answer.iterrows():
+        truth = means["truth", agent]
+        assert row["error"] == pytest.approx(means[simulator, agent] - truth)
+        assert row["relative_error"] == pytest.approx(row["error"] / truth)
+        assert row["passed_gate"] == (simulator == "attention")
+    in_judge = answer.loc["attention"]
+    assert in_judge.sort_values("value", ascending=False)["rank_in_simulator"].is_monotonic_increasing
+
+
+def test_the_drop_is_from_the_train_side_to_the_judge(results: Path) -> None:
+    means = demo_tables()["rollout"].to_pandas().groupby(["simulator", "agent"])["return"].mean()
+    for row in rows(results, "simulator_drop"):
+        assert (row["train_simulator"], row["judge_simulator"]) == ("rnn", "attention")
+        trained, judged = means["rnn", row["agent"]], means["attention", row["agent"]]
+        assert row["relative_drop"] == pytest.approx(judged / trained - 1)
+
+
+def test_roll_outs_are_told_by_world_and_agent(results: Path) -> None:
+    answer = pd.DataFrame(rows(results, "rollouts")).set_index(["setting", "agent"])
+    rollout = demo_tables()["rollout"].to_pandas()
+    for (setting, agent), row in answer.iterrows():
+        found = rollout[(rollout.setting == setting) & (rollout.agent == agent)]
+        assert row["return"] == pytest.approx(found["return"].mean())
+        assert row["ctr"] == pytest.approx(found["clicks"].sum() / (found["clicks"] / found["ctr"]).sum())
+        assert row["episodes"] == len(found)
+    assert answer.loc["judge/attention/natural", "catalogue_coverage"].eq(0.5).all()
+
+
 def test_one_user_gives_no_standard_error(tmp_path: Path) -> None:
-    episodes = [{"simulator": "truth", "agent": agent, "seed": 1, "user_key": 1, "return": value, "depth": 1.0}
+    episodes = [{"setting": "truth", "agent": agent, "seed": 1, "user_key": 1, "return": value, "depth": 1.0}
                 for agent, value in (("a", 2.0), ("b", 1.0))]  # fmt: skip
     build_results(publish(tmp_path, {"rollout": table("rollout", episodes)}), tmp_path / "results.duckdb")
     (_, answer) = query(tmp_path / "results.duckdb", "paired_difference", {"a": "a", "b": "b"}).to_pylist()

@@ -44,8 +44,8 @@ def rollout() -> pa.Table:
     return table(
         "rollout",
         [
-            {"simulator": "truth", "agent": agent, "seed": seed, "user_key": user}
-            | dict(zip(ROLLOUT_METRICS, (10 * level + rng.normal(0, 1, 5)).tolist(), strict=True))
+            {"setting": "truth", "agent": agent, "seed": seed, "user_key": user}
+            | dict(zip(ROLLOUT_METRICS, (10 * level + rng.normal(0, 1, len(ROLLOUT_METRICS))).tolist(), strict=True))
             for agent, (level, seeds) in AGENTS.items()
             for seed in seeds
             for user in range(USERS)
@@ -134,7 +134,7 @@ def test_a_metric_without_values_says_n_0() -> None:
 
 
 def test_a_lone_user_has_a_mean_and_no_interval() -> None:
-    rows = [{"simulator": "truth", "agent": agent, "seed": 1, "user_key": 4, "return": 2.0} for agent in ("a", "b")]
+    rows = [{"setting": "truth", "agent": agent, "seed": 1, "user_key": 4, "return": 2.0} for agent in ("a", "b")]
     found = leaderboard(empty("rerank"), table("rollout", rows), "a", BUDGET, PROVENANCE).to_pandas()
     row = found.query("agent == 'b' and metric == 'return'").iloc[0]
     assert (row.value, row.difference, row.n) == (2, 0, 1)

@@ -31,7 +31,13 @@ def test_agents_stand_best_first_and_those_without_a_true_value_last() -> None:
     assert found.agents[-2:] == ["ideal", "logged_order"]
     assert found.reference == REFERENCE
     assert [column.label for column in found.columns] == [
-        "True value", "NDCG@20, paged", "NDCG@20, one-shot", "MAP, paged", "MAP, one-shot"]  # fmt: skip
+        "True value",
+        "Return in attention",
+        "NDCG@20, paged",
+        "NDCG@20, one-shot",
+        "MAP, paged",
+        "MAP, one-shot",
+    ]
 
 
 def test_kendall_tau_counts_the_pairs_of_the_agents_in_both() -> None:
@@ -103,7 +109,7 @@ def test_the_terminal_table_is_aligned_with_the_best_agent_first_and_the_referen
     assert marked.startswith(REFERENCE)
     (popularity,) = [
         row for row in demo_tables()["leaderboard"].to_pylist()
-        if row["agent"] == REFERENCE and row["metric"] == "return"
+        if (row["agent"], row["setting"], row["metric"]) == (REFERENCE, "truth", "return")
     ]  # fmt: skip
     half = (popularity["ci_high"] - popularity["ci_low"]) / 2
     assert f"{popularity['value']:.2f} ± {half:.2f}" in marked

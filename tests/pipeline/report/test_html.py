@@ -121,7 +121,7 @@ def test_every_table_has_a_caption_and_scoped_headings(page: Page) -> None:
 
 def test_every_chart_is_described_in_words(page: Page) -> None:
     described = [attributes for attributes in page.all("div") if attributes.get("role") == "img"]
-    assert len(described) == len(figures(page)) == 4 + 7
+    assert len(described) == len(figures(page)) == 4 + 7 + 2
     assert all(attributes["aria-label"] for attributes in described)
 
 
@@ -135,7 +135,9 @@ def test_the_true_value_is_drawn_with_its_intervals_and_the_reference(page: Page
     figure = figures(page)[0]
     (trace,) = figure["data"]
     published = {
-        row["agent"]: row for row in demo_tables()["leaderboard"].to_pylist() if row["metric"] == "return"
+        row["agent"]: row
+        for row in demo_tables()["leaderboard"].to_pylist()
+        if (row["setting"], row["metric"]) == ("truth", "return")
     }  # fmt: skip
     where = trace["text"].index("goalrec_off")
     assert figure["layout"]["yaxis"]["tickvals"][where] == trace["y"][where]
@@ -148,7 +150,7 @@ def test_the_true_value_is_drawn_with_its_intervals_and_the_reference(page: Page
 
 
 def test_both_modes_are_drawn_apart_on_the_line_of_their_agent(page: Page) -> None:
-    figure = figures(page)[1]
+    figure = figures(page)[2]
     paged, oneshot = (dict(zip(trace["text"], trace["y"], strict=True)) for trace in figure["data"])
     assert [trace["name"] for trace in figure["data"]] == ["NDCG@20, paged", "NDCG@20, one-shot"]
     for agent, line in zip(figure["layout"]["yaxis"]["ticktext"], figure["layout"]["yaxis"]["tickvals"], strict=True):

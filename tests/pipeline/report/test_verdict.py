@@ -11,7 +11,7 @@ CONTROLS = {"iql_discount_0": 5.1, "greedy_simulator": 5.0, **SUPERVISED}
 
 
 def board(returns: dict[str, float], ope: dict[str, float]) -> Board:
-    rows = [("rollout", "judge", "return", returns), ("ope", "snips", "value", ope)]
+    rows = [("rollout", "judge/attention/natural", "return", returns), ("ope", "snips", "value", ope)]
     return Board(
         table(
             "leaderboard",
@@ -26,8 +26,8 @@ def board(returns: dict[str, float], ope: dict[str, float]) -> Board:
 
 def compare(returns: dict[str, float], standard_error: float) -> Any:
     return lambda a, b: [
-        {"leg": "rollout", "setting": "judge", "metric": "return", "difference": returns[a] - returns[b],
-         "standard_error": standard_error}
+        {"leg": "rollout", "setting": "judge/attention/natural", "metric": "return",
+         "difference": returns[a] - returns[b], "standard_error": standard_error}
     ]  # fmt: skip
 
 
