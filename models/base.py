@@ -56,12 +56,12 @@ class Task:
         return self.rows * self.cols
 
 
-class _TensorBatch:
+class TensorBatch:
     """Row selection and device moves for frozen dataclasses whose fields are tensors with B rows (or None)."""
 
     def _map(self, function: Any) -> Self:
         values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
-        changed = {name: function(v) for name, v in values.items() if isinstance(v, (Tensor, _TensorBatch))}
+        changed = {name: function(v) for name, v in values.items() if isinstance(v, (Tensor, TensorBatch))}
         return replace(self, **changed)  # type: ignore[type-var]
 
     def __getitem__(self, rows: Tensor | slice) -> Self:
@@ -72,7 +72,7 @@ class _TensorBatch:
 
 
 @dataclass(frozen=True)
-class StateBatch(_TensorBatch):
+class StateBatch(TensorBatch):
     """What a ranker knows of B users just before a page. Lists run from oldest to newest and are padded on the left."""
 
     user_features: Tensor  # [B, U] float32
@@ -107,10 +107,10 @@ class StateBatch(_TensorBatch):
     def advance(self, items: Tensor, feedback: Tensor) -> StateBatch:
         """The state after a page ``items`` [B, K] came back with ``feedback`` [B, K] (NONE where a slot was empty)."""
         positive = feedback >= FIRST_POSITIVE
-        history_items, history_feedback = _append(
+        history_items, history_feedback = appended(
             (self.history_items, self.history_feedback), (items, feedback), positive, self.history_feedback > 0
         )
-        (skipped_items,) = _append((self.skipped_items,), (items,), feedback == Feedback.SKIP, self.skipped_items > 0)
+        (skipped_items,) = appended((self.skipped_items,), (items,), feedback == Feedback.SKIP, self.skipped_items > 0)
         return replace(
             self,
             history_items=history_items,
@@ -122,7 +122,7 @@ class StateBatch(_TensorBatch):
         )
 
 
-def _append(old: tuple[Tensor, ...], new: tuple[Tensor, ...], keep: Tensor, valid: Tensor) -> list[Tensor]:
+def appended(old: tuple[Tensor, ...], new: tuple[Tensor, ...], keep: Tensor, valid: Tensor) -> list[Tensor]:
     """Append the kept entries of ``new`` [B, K] to the left-padded lists ``old`` [B, N]; the newest N stay."""
     width = old[0].shape[1]
     kept = torch.cat([valid, keep], dim=1)
@@ -134,7 +134,7 @@ def _append(old: tuple[Tensor, ...], new: tuple[Tensor, ...], keep: Tensor, vali
 
 
 @dataclass(frozen=True)
-class Candidates(_TensorBatch):
+class Candidates(TensorBatch):
     """The items that may be ranked. The last three fields are filled only for rankers that declare the privilege."""
 
     items: Tensor  # [B, K] int64, dense index; 0 = not seen in the training window (a real candidate all the same)
@@ -146,7 +146,7 @@ class Candidates(_TensorBatch):
 
 
 @dataclass(frozen=True)
-class TransitionBatch(_TensorBatch):
+class TransitionBatch(TensorBatch):
     """One page transition a row. The next state is ``state.advance(items, feedback)``; original rows only for TD."""
 
     state: StateBatch

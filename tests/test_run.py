@@ -4,15 +4,20 @@ import json
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from models import AGENTS
+from pipeline.evaluation.run import AgentRun, _simulated, unsupported
 from pipeline.experiment import Experiment, load_experiment
 from pipeline.plan import PRODUCTION, STEPS, Plan
 from pipeline.results import query
+from pipeline.simulation import failed_criteria
+from pipeline.task import TASK_TABLES
 from pipeline.warehouse import read_table
 from tests.conftest import TINY, Run, command, python, write_experiment
 
@@ -64,12 +69,41 @@ def test_the_oracles_order_the_storefront(tiny: Run) -> None:
     assert value["oracle_farsighted"] > value["oracle_myopic"] > value["logging"] > value["random"]
 
 
+def test_a_user_model_that_fails_its_gate_answers_for_nobody(tiny: Run) -> None:
+    failed = failed_criteria(tiny.plan.store.files("simulator_gate"))
+    assert set(failed) == {"rnn", "attention"}
+    assert all(any("sessions" in clause for clause in clauses) for clauses in failed.values())  # too few to judge by
+    reason = unsupported(tiny.experiment, failed)["rollout in a judge"]
+    assert reason.startswith("no user model passed the gate that lets it judge (attention: session sessions is ")
+    assert reason in tiny.plan.report.read_text(encoding="utf-8").replace("&#39;", "'")
+    assert not read_table(tiny.plan.store.files("rollout"), "rollout").to_pandas().query("side != 'truth'").size
+
+
+def test_a_user_model_that_passes_answers_every_user_in_every_kind_of_session(tiny: Run) -> None:
+    store = tiny.plan.store
+    run = AgentRun(
+        name="popularity",
+        folder=store.require("agents", "popularity").folder,
+        experiment=tiny.experiment,
+        inputs={table: store.files(table) for table in ("impressions", "sessions", *TASK_TABLES)},
+        outs={},
+        store=store,
+        simulators=("rnn", "attention"),  # as if they had
+    )
+    covered: list[dict[str, Any]] = []
+    rows = pa.Table.from_batches(_simulated(run, covered)).to_pandas()
+    worlds = {f"{world}/{kind}" for world in ("train/rnn", "judge/attention") for kind in ("natural", "short", "long")}
+    assert set(rows["setting"]) == worlds == {row["setting"] for row in covered}
+    assert (rows.groupby("setting")["user_key"].nunique() == 60).all()
+    assert rows.query("sessions == 'short'")["depth"].eq(10).all()
+
+
 def test_the_legs_that_are_missing_give_their_reason(tiny: Run) -> None:
     (row,) = query(tiny.plan.results, "provenance").slice(0, 1).to_pylist()
     assert row
     with duckdb.connect() as con:
         con.execute(f"attach '{tiny.plan.results}' as r (read_only)")
-        assert con.sql("select leg from r.unsupported").fetchall() == [("ope",)]
+        assert con.sql("select leg from r.unsupported").fetchall() == [("ope",), ("rollout in a judge",)]
     assert "Not supported, because" in tiny.plan.report.read_text(encoding="utf-8")
 
 
@@ -148,7 +182,7 @@ def test_another_setting_of_one_agent_makes_that_agent_alone_stale(tiny: Run) ->
 def test_other_rewards_spare_the_events_and_other_seeds_spare_the_trajectories(tiny: Run) -> None:
     assert not {"manifest", "events", "rejects"} & set(altered(tiny, rewards={"purchase": 9.0}).stale_tables())
     assert "impressions" in altered(tiny, rewards={"purchase": 9.0}).stale_tables()
-    assert not {"trajectories", "simulator", "sessions"} & set(altered(tiny, seeds=[1, 2]).stale_tables())
+    assert not {"trajectories", "simulators", "sessions"} & set(altered(tiny, seeds=[1, 2]).stale_tables())
 
 
 def test_a_deleted_product_is_made_again(tiny: Run) -> None:
@@ -277,8 +311,8 @@ def test_a_failed_integrity_check_stops_what_comes_after_it(tmp_path: Path) -> N
     """Rows that went missing are simulated by the answer of the check: the run must stop at the events."""
     experiment = write_experiment(tmp_path, TINY | {"agents": {"popularity": {}}})
     code = (
-        "import sys, pipeline.ingest as ingest; from pipeline.__main__ import main; "
-        "ingest.check_conservation = lambda counts, events: ['u.data: 3 are missing.']; sys.exit(main(['demo']))"
+        "import sys, pipeline.conservation as conservation; from pipeline.__main__ import main; "
+        "conservation.check_conservation = lambda counts, events: ['u.data: 3 are missing.']; sys.exit(main(['demo']))"
     )
     done = python(tmp_path, "-c", code)
     assert done.returncode == 2

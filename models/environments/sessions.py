@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from models.base import Candidates, StateBatch, Task, _TensorBatch
+from models.base import Candidates, StateBatch, Task, TensorBatch
 from models.environments.recall import Recall
 from models.environments.variants import DelayedRewards, TrendMode, TrendNoise, normals
 from models.hashing import mix64, uniforms
@@ -57,7 +57,7 @@ class SessionSettings(BaseModel):
 
 
 @dataclass(frozen=True)
-class Running(_TensorBatch):
+class Running(TensorBatch):
     """Users in the middle of a session."""
 
     users: Tensor  # [A] int64, row number in the start batch
@@ -79,7 +79,7 @@ class Running(_TensorBatch):
 
 
 @dataclass(frozen=True)
-class Outcome(_TensorBatch):
+class Outcome(TensorBatch):
     """What came of a page, of each user to whom one was shown."""
 
     users: Tensor  # [A] int64, row number in the start batch
@@ -247,7 +247,7 @@ def _joined(one: Any, other: Any) -> Any:
     """The rows of two batches of one type, one after the other."""
     if isinstance(one, Tensor):
         return torch.cat([one, other])
-    if not isinstance(one, _TensorBatch):
+    if not isinstance(one, TensorBatch):
         return one
     names = [f.name for f in fields(one)]  # type: ignore[arg-type]
     return replace(one, **{name: _joined(getattr(one, name), getattr(other, name)) for name in names})  # type: ignore[type-var]

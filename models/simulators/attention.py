@@ -30,11 +30,10 @@ from torch.nn.functional import (
     binary_cross_entropy_with_logits,
     cross_entropy,
     embedding,
-    pad,
     scaled_dot_product_attention,
 )
 
-from models.base import StateBatch, Task, _append, _TensorBatch
+from models.base import StateBatch, Task, TensorBatch
 from models.feedback import FIRST_POSITIVE, Feedback
 from models.simulators.base import (
     EMPTY,
@@ -45,10 +44,9 @@ from models.simulators.base import (
     check_features,
     check_page,
     exit_labels,
-    page_numbers,
     sample_feedback,
 )
-from pipeline.errors import DataError
+from models.simulators.histories import LoggedPages, logged_pages, newest, positives_before
 
 OWN_HEADS, OWN_RATE = ("kind.", "exit."), 10  # the heads that HAC lacks; times the learning rate, being linear
 
@@ -80,7 +78,7 @@ class AttentionConfig(UserModelConfig):
 
 
 @dataclass(frozen=True)
-class AttentionState(_TensorBatch):
+class AttentionState(TensorBatch):
     """What the model knows of B users between two pages."""
 
     user: Tensor  # [B, f]
@@ -88,17 +86,6 @@ class AttentionState(_TensorBatch):
     interest: Tensor  # [B, f], of the two above
     pages: Tensor  # [B] int64, seen in this session
     temper: Tensor  # [B] float32
-
-
-@dataclass(frozen=True)
-class _Pages:
-    """The G pages of a SessionBatch, session by session, and the S shown items on them."""
-
-    session: Tensor  # [G] int64, row of the batch
-    number: Tensor  # [G] int64, 0-based, in its session
-    history: Tensor  # [G, H] int64, positive items before the page, padded on the left
-    share: Tensor  # [G] float32, of positives among its items
-    of_item: Tensor  # [S] int64, page of each shown item
 
 
 class _Attention(nn.Module):
@@ -191,7 +178,7 @@ class AttentionUserModel(FittedUserModel):
         user = self.network.users(state.user_features)  # [B, f]
         none = user.new_zeros(len(user), self.config.history, dtype=torch.int64)
         items = state.initial_items  # [B, N]
-        (history,) = _append((none,), (items,), items > 0, none > 0)  # [B, H]
+        history = newest(none, items, items > 0)  # [B, H]
         pages = torch.zeros_like(state.pages_seen)
         temper = torch.full_like(user[:, 0], self.config.temper)
         return AttentionState(user, history, self._interest(self.network, user, history), pages, temper)
@@ -224,7 +211,7 @@ class AttentionUserModel(FittedUserModel):
 
     def _after(self, hidden: AttentionState, items: Tensor, feedback: Tensor) -> AttentionState:
         liked = (feedback >= FIRST_POSITIVE) & (items > 0)  # [B, K]
-        (history,) = _append((hidden.history,), (items,), liked, hidden.history > 0)  # [B, H]
+        history = newest(hidden.history, items, liked)  # [B, H]
         interest, changed = hidden.interest.clone(), liked.any(dim=1)
         interest[changed] = self._interest(self.network, hidden.user[changed], history[changed])
         reward = hac_reward(feedback, self.config.negative_cost, self.config.sweet_point)  # [B]
@@ -253,7 +240,7 @@ class AttentionUserModel(FittedUserModel):
         kinds = answers[positive] - FIRST_POSITIVE
         loss = loss + cross_entropy(network.kind(pair[positive].detach()), kinds, reduction="sum") / max(1, len(kinds))
         if network.exit is not None:
-            exits = network.exit_logits(interest, pages.number, pages.share)
+            exits = network.exit_logits(interest, pages.number, pages.positives / pages.shown)
             loss = loss + binary_cross_entropy_with_logits(exits, leaves[ends].float())
         return loss + self.config.l2 * torch.stack([p.square().mean() for p in network.parameters()]).sum()
 
@@ -262,7 +249,10 @@ class AttentionUserModel(FittedUserModel):
         pages, interest, pair = self._read(self.network, batch)
         heads = {"click": (batch.feedback[batch.feedback > 0] >= FIRST_POSITIVE, _scores(pair))}
         if self.network.exit is not None:
-            heads["exit"] = (leaves[ends], self.network.exit_logits(interest, pages.number, pages.share))
+            heads["exit"] = (
+                leaves[ends],
+                self.network.exit_logits(interest, pages.number, pages.positives / pages.shown),
+            )
         return heads
 
     def calibrate(self, sessions: SessionBatch) -> Self:
@@ -272,11 +262,11 @@ class AttentionUserModel(FittedUserModel):
             self.calibration.pop("click", None)
         return self
 
-    def _read(self, network: _Network, batch: SessionBatch) -> tuple[_Pages, Tensor, Tensor]:
+    def _read(self, network: _Network, batch: SessionBatch) -> tuple[LoggedPages, Tensor, Tensor]:
         """The pages, the interest at each [G, f], and [interest; item] of each shown item [S, 2f]."""
-        pages = _pages(batch, self.config.history)
+        pages = logged_pages(batch)
         user = network.users(batch.user_features[pages.session])  # [G, f]
-        interest = self._interest(network, user, pages.history)  # [G, f]
+        interest = self._interest(network, user, positives_before(batch, pages, self.config.history))  # [G, f]
         item = network.item(embedding(batch.items[batch.feedback > 0], self.vectors))  # [S, f]
         return pages, interest, torch.cat([interest[pages.of_item], item], dim=1)
 
@@ -302,24 +292,3 @@ def _scores(pair: Tensor) -> Tensor:
     """<interest, item> of [interest; item] [..., 2f]: [...]"""
     interest, item = pair.chunk(2, dim=-1)
     return (interest * item).sum(dim=-1)
-
-
-def _pages(batch: SessionBatch, length: int) -> _Pages:
-    """The pages of B sessions, each with the last ``length`` positive items before it."""
-    if batch.initial_items is None:
-        raise DataError("SessionBatch.initial_items is missing. Give it: zeros where nothing is known of a user.")
-    shown, positive = batch.feedback > 0, batch.feedback >= FIRST_POSITIVE  # [B, L]
-    first = shown & pad(batch.page_end[:, :-1], (1, 0), value=True)  # [B, L]
-    session, start = first.nonzero(as_tuple=True)  # [G]
-    of_item = (first.flatten().cumsum(dim=0) - 1)[shown.flatten()]  # [S]
-
-    items = torch.cat([batch.initial_items, batch.items], dim=1)  # [B, N+L]
-    kept = torch.cat([batch.initial_items > 0, positive & (batch.items > 0)], dim=1)
-    listed = items.gather(1, (~kept).int().argsort(dim=1, stable=True))  # the kept ones first, in their order
-    before = (kept.cumsum(dim=1) - kept.int())[session, batch.initial_items.shape[1] + start]  # [G], kept before it
-    index = before[:, None] - torch.arange(length, 0, -1, device=items.device)  # [G, H]
-    history = listed[session[:, None], index.clamp(min=0)].masked_fill(index < 0, 0)
-
-    counts = torch.zeros(2, len(session), device=items.device)
-    counts.index_add_(1, of_item, torch.stack([positive[shown], shown[shown]]).float())
-    return _Pages(session, page_numbers(batch)[session, start], history, counts[0] / counts[1], of_item)

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from models.base import Catalogue, StateBatch, Task, _TensorBatch
+from models.base import Catalogue, StateBatch, Task, TensorBatch
 from models.feedback import FIRST_POSITIVE, Feedback
 from models.observation import item_vectors
 from models.simulators.metrics import binary_metrics
@@ -36,7 +36,7 @@ CALIBRATION = "calibration."  # in the weights: before a head's name, its (a, b)
 
 
 @dataclass(frozen=True)
-class SessionBatch(_TensorBatch):
+class SessionBatch(TensorBatch):
     """B whole sessions as lists of shown items from the first to the last, padded on the right."""
 
     user_features: Tensor  # [B, U] float32

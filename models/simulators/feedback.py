@@ -39,9 +39,9 @@ from pydantic import Field
 from scipy.stats import entropy
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, pad
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from models.base import StateBatch, Task, _append, _TensorBatch
+from models.base import StateBatch, Task, TensorBatch
 from models.feedback import FIRST_POSITIVE, Feedback
 from models.simulators.base import (
     EMPTY,
@@ -52,9 +52,9 @@ from models.simulators.base import (
     check_features,
     check_page,
     exit_labels,
-    page_numbers,
     sample_feedback,
 )
+from models.simulators.histories import logged_pages, newest, positives_before, skips_before
 from pipeline.errors import DataError
 
 CLASSES = ("skip", "click", "order")
@@ -78,7 +78,7 @@ class FeedbackConfig(UserModelConfig):
 
 
 @dataclass(frozen=True)
-class FeedbackState(_TensorBatch):
+class FeedbackState(TensorBatch):
     """What bears on the next page of B users. Histories run from oldest to newest and are padded on the left."""
 
     skipped: Tensor  # [B, N] int64, of this session
@@ -147,7 +147,7 @@ class FeedbackUserModel(FittedUserModel):
         """The state of B users at the start of a session: what they liked in earlier ones."""
         check_features(state)
         none = state.initial_items.new_zeros(len(state), self.config.history)
-        return self._state(none, _newest(none, state.initial_items, state.initial_items > 0), none[:, 0])
+        return self._state(none, newest(none, state.initial_items, state.initial_items > 0), none[:, 0])
 
     @torch.no_grad()
     def positive_probabilities(self, hidden: FeedbackState, items: Tensor) -> Tensor:
@@ -179,8 +179,8 @@ class FeedbackUserModel(FittedUserModel):
             exits = self.corrected("exit", self.network.exits(hidden.encoding, hidden.page, clicked.sum(dim=1)))  # [B]
             leave = leave | (leave_draw < exits.sigmoid())
         after = self._state(
-            _newest(hidden.skipped, items, (feedback == Feedback.SKIP) & (items > 0)),
-            _newest(hidden.positive, items, clicked & (items > 0)),
+            newest(hidden.skipped, items, (feedback == Feedback.SKIP) & (items > 0)),
+            newest(hidden.positive, items, clicked & (items > 0)),
             hidden.page + (count > 0),
         )
         return feedback, leave, after
@@ -229,15 +229,12 @@ class FeedbackUserModel(FittedUserModel):
 
     def _logged(self, network: _Network, batch: SessionBatch) -> tuple[Tensor, Tensor | None]:
         """Logits of the answers to each of n shown items, [n, 3], and of leaving after each of P pages, [P] or None."""
-        rows, first, page, slot = logged_pages(batch)
-        histories = (self.vectors[items] for items in page_histories(batch, rows, first, self.config.history))
+        pages, width = logged_pages(batch), self.config.history
+        histories = (self.vectors[before(batch, pages, width)] for before in (skips_before, positives_before))
         encoding = network.encode(*histories)  # [P, H]: once a page, not once an item
         items = self.vectors[batch.items[batch.feedback > 0]]  # [n, V]
-        logits = network.answers(network.state(encoding)[page], items, slot)
-        if network.exit is None:
-            return logits, None
-        positives = torch.bincount(page[_classes(batch) > 0], minlength=len(rows))  # [P]
-        return logits, network.exits(encoding, page_numbers(batch)[rows, first], positives)
+        logits = network.answers(network.state(encoding)[pages.of_item], items, pages.slot)
+        return logits, None if network.exit is None else network.exits(encoding, pages.number, pages.positives)
 
 
 def class_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
@@ -266,39 +263,6 @@ def class_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, floa
 def positive_logits(logits: Tensor) -> Tensor:
     """The logit of click or order against skip, from logits [..., 3]."""
     return logits[..., 1:].logsumexp(dim=-1) - logits[..., 0]
-
-
-def logged_pages(batch: SessionBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Session and first column of each of P pages, [P] each; page and slot of each of n shown items, [n] each."""
-    shown = batch.feedback > 0
-    starts = shown & pad(batch.page_end[:, :-1], (1, 0), value=True)
-    rows, first = starts.nonzero(as_tuple=True)
-    page = starts[shown].cumsum(dim=0) - 1
-    return rows, first, page, shown.nonzero()[:, 1] - first[page]
-
-
-def page_histories(batch: SessionBatch, rows: Tensor, first: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The last ``width`` skipped and positive items before each page, [P, width] each, padded on the left."""
-    known = batch.items > 0
-    earlier = batch.items[:, :0] if batch.initial_items is None else batch.initial_items  # [B, N]
-    positive = torch.cat([earlier > 0, known & (batch.feedback >= FIRST_POSITIVE)], dim=1)  # [B, N+L]
-    return (
-        _kept_before(batch.items, known & (batch.feedback == Feedback.SKIP), rows, first, width),
-        _kept_before(torch.cat([earlier, batch.items], dim=1), positive, rows, first + earlier.shape[1], width),
-    )
-
-
-def _kept_before(items: Tensor, keep: Tensor, rows: Tensor, columns: Tensor, width: int) -> Tensor:
-    """The last ``width`` kept of ``items`` [B, M] to the left of each place (row, column): [P, width]."""
-    kept = items.gather(1, (~keep).int().argsort(dim=1, stable=True))  # [B, M], the kept ones first, in their order
-    count = (keep.cumsum(dim=1) - keep.int())[rows, columns]  # [P]
-    window = count[:, None] + torch.arange(-width, 0, device=items.device)  # [P, width]
-    return kept[rows[:, None], window.clamp(min=0)].where(window >= 0, 0)
-
-
-def _newest(history: Tensor, items: Tensor, keep: Tensor) -> Tensor:
-    """The left-padded ``history`` [B, N] with the kept of ``items`` [B, K] appended; its width stays."""
-    return _append((history,), (items,), keep, history > 0)[0]
 
 
 def _classes(batch: SessionBatch) -> Tensor:

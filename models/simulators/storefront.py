@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Generator, Tensor
 
-from models.base import _TensorBatch
+from models.base import TensorBatch
 from models.feedback import FIRST_POSITIVE, Feedback
 from models.simulators import storefront_policies as policies
 
@@ -126,7 +126,7 @@ class StorefrontConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Shoppers(_TensorBatch):
+class Shoppers(TensorBatch):
     """What stays of B users between sessions."""
 
     home: Tensor  # [B, d] unit length
@@ -139,7 +139,7 @@ class Shoppers(_TensorBatch):
 
 
 @dataclass(frozen=True)
-class ShopState(_TensorBatch):
+class ShopState(TensorBatch):
     """B users just before a page of a session."""
 
     shoppers: Shoppers

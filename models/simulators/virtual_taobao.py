@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.mkldnn import to_mkldnn
 
-from models.base import StateBatch, Task, _TensorBatch
+from models.base import StateBatch, Task, TensorBatch
 from models.feedback import Feedback
 from models.simulators.base import UserModelConfig
 from pipeline.errors import ConfigError, DataError, ModelError
@@ -66,7 +66,7 @@ class VirtualTaobaoConfig(UserModelConfig):
 
 
 @dataclass(frozen=True)
-class Visit(_TensorBatch):
+class Visit(TensorBatch):
     """The hidden state of B users."""
 
     user: Tensor  # [B, 88] float32, one-hot in each group

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.base import StateBatch, Task, _TensorBatch
+from models.base import StateBatch, Task, TensorBatch
 from models.feedback import FIRST_POSITIVE
 from models.hashing import mix64
 from pipeline.errors import DataError
@@ -45,7 +45,7 @@ order by len(items), session_id
 
 
 @dataclass(frozen=True)
-class CandidateSessions(_TensorBatch):
+class CandidateSessions(TensorBatch):
     """S logged sessions with L candidates each, padded on the right."""
 
     session_id: Tensor  # [S] int64

@@ -4,6 +4,7 @@ Its answers, given all that a logged user was shown and did, must beat two trivi
 among rarely shown items; its own sessions (``twins.py``) must be as long, and as often positive, as the logged ones.
 
     calibration     ECE <= what labels drawn from the predictions show (95 % point) + tolerance · positive rate
+    exits           log-loss not significantly above that of the base rate (one-sided, 95 %, clustered by session)
     session length  max_t |S_logged(t) − S_simulated(t)|, S(t) = P(more than t pages) by Kaplan and Meier
     positive rate   |mean simulated / mean logged − 1|, over the pages that a user and his simulated twin both saw
 
@@ -35,6 +36,7 @@ from pipeline.errors import ModelError
 from pipeline.evaluation.twins import Flags, Floats, JudgedModel, Twins, simulate_twins
 from pipeline.experiment import Gate
 
+ONE_SIDED = 1.645  # standard errors: the 95 % point of a one-sided test
 MEMBERS = 3  # of an ensemble, at least: fewer say little about where it disagrees
 
 
@@ -198,13 +200,18 @@ def _calibration_findings(
 
 
 def _exit_findings(labels: Flags, p: Floats, sessions: SessionBatch, baselines: Baselines, seed: int) -> list[_Finding]:
-    value = binary_metrics(labels, p)["log_loss"]
-    reference = binary_metrics(labels, np.full_like(p, baselines.exit_rate))["log_loss"]
-    sentence = f"The log-loss of exits, {value:.4f}, is above the {reference:.4f} of the base rate."
-    calibration = calibration_by_group(labels, p, np.zeros(len(p)), seed=seed)
+    own, constant = _log_losses(labels, p), _log_losses(labels, np.full_like(p, baselines.exit_rate))
     session = exit_labels(sessions)[0].numpy().nonzero()[0]  # [pages]
+    # Many logs say next to nothing about who leaves: a head that knows only the rate is no worse than it, but for luck.
+    limit = constant.mean() + ONE_SIDED * _clustered_error(own - constant, session)
+    value = float(own.mean())
+    sentence = (
+        f"The log-loss of exits, {value:.4f}, is significantly above the base rate's {constant.mean():.4f} "
+        f"(limit {limit:.4f})."
+    )
+    calibration = calibration_by_group(labels, p, np.zeros(len(p)), seed=seed)
     return [
-        _Finding("exit", "log_loss_vs_base_rate", value, len(p), reference, value <= reference, sentence),
+        _Finding("exit", "log_loss_vs_base_rate", value, len(p), float(limit), bool(value <= limit), sentence),
         _Finding("exit", "ece", float(calibration.ece[0]), len(p), float(calibration.chance[0])),
         *_auc_findings("exit", labels, p, session),
     ]
@@ -257,6 +264,18 @@ def _rate_findings(twins: Twins, n: int, settings: Gate) -> list[_Finding]:
         _Finding("session", "positive_rate_ks", float(ks_2samp(twins.rate, twins.logged_rate).statistic), n),
         _Finding("session", "positive_rate_wasserstein", float(wasserstein_distance(twins.rate, twins.logged_rate)), n),
     ]
+
+
+def _log_losses(labels: Flags, p: Floats) -> Floats:
+    """-log P(what happened), [n]."""
+    likelihood: Floats = np.where(labels, p, 1 - p)
+    return -np.log(np.maximum(likelihood, np.finfo(np.float64).tiny))
+
+
+def _clustered_error(values: Floats, clusters: NDArray[np.int64]) -> float:
+    """The standard error of a mean whose terms are independent between clusters only."""
+    sums = np.bincount(clusters, values - values.mean())
+    return float(np.sqrt(np.square(sums).sum()) / len(values))
 
 
 def _relative_spread(answers: Floats) -> float:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from models.base import Agent, AgentConfig, Candidates, CriticAgent, StateBatch, Task, _TensorBatch, rank_page
+from models.base import Agent, AgentConfig, Candidates, CriticAgent, StateBatch, Task, TensorBatch, rank_page
 from models.hashing import mix64
 from models.simulators.storefront import Shoppers, ShopState, Storefront, seeded
 from models.simulators.storefront_policies import draw_buckets, production_page
@@ -27,7 +27,7 @@ Values = dict[str, NDArray[np.float64]]  # one value a user for each of ROLLOUT_
 
 
 @dataclass(frozen=True)
-class ShopView(_TensorBatch):
+class ShopView(TensorBatch):
     """What a ranker with the privilege "truth" is shown: the shop, its users' hidden state, and the shop's items."""
 
     shop: Storefront

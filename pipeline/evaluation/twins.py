@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import pad
 
 from models.base import StateBatch, Task
 from models.feedback import FIRST_POSITIVE, Feedback
 from models.hashing import uniforms
-from models.simulators.base import EMPTY, SessionBatch, UserModel, page_numbers
+from models.simulators.base import EMPTY, SessionBatch, UserModel
+from models.simulators.histories import logged_pages
 
 TWINS = 2_000  # at least: with fewer sessions each user gets several, so that the noise is the log's alone
 RESET, ANSWER, DONOR = range(3)  # what luck is drawn for
@@ -85,12 +85,8 @@ def simulate_twins(model: JudgedModel, sessions: SessionBatch, seed: int) -> Twi
 def _pages(sessions: SessionBatch) -> tuple[Tensor, Tensor]:
     """The items of each page, [S, P, K] with EMPTY in slots that show nothing, and its positive answers, [S, P]."""
     shown = sessions.feedback > 0  # [S, L]
-    page = page_numbers(sessions)
-    place = torch.arange(shown.shape[1], device=shown.device).expand_as(page)
-    begins = pad(sessions.page_end, (1, -1), value=True)
-    slot = place - (place * begins).cummax(dim=1).values  # [S, L]
-    row, column = shown.nonzero(as_tuple=True)
-    where = row, page[row, column], slot[row, column]
+    pages = logged_pages(sessions)
+    where = shown.nonzero()[:, 0], pages.number[pages.of_item], pages.slot
     size = len(sessions), int(where[1].max()) + 1, int(where[2].max()) + 1
     items, feedback = (torch.full(size, fill, device=shown.device) for fill in (EMPTY, int(Feedback.NONE)))
     items[where], feedback[where] = sessions.items[shown], sessions.feedback[shown]

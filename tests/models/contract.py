@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from models import AGENTS
-from models.base import Agent, AgentConfig, Candidates, StateBatch, Task, TransitionBatch, _TensorBatch
+from models.base import Agent, AgentConfig, Candidates, StateBatch, Task, TensorBatch, TransitionBatch
 from models.base import rank_page as page_of
 from models.feedback import Feedback
 from models.simulators.storefront import ShopState, Storefront, StorefrontConfig, seeded
@@ -55,7 +55,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Truth(_TensorBatch):
+class Truth(TensorBatch):
     """What an oracle is shown of the storefront: pipeline.evaluation.truth.ShopView without the rest of that module."""
 
     shop: Storefront

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.base import StateBatch, _TensorBatch
+from models.base import StateBatch, TensorBatch
 from models.feedback import Feedback
 from models.simulators.base import EMPTY, check_page
 
 
 @dataclass(frozen=True)
-class Memory(_TensorBatch):
+class Memory(TensorBatch):
     """What ``PlainUsers`` remember."""
 
     mood: Tensor  # [B] float32, drawn at the start; each click lifts it

@@ -20,9 +20,8 @@ from models.simulators.feedback import (
     FeedbackState,
     FeedbackUserModel,
     class_metrics,
-    logged_pages,
-    page_histories,
 )
+from models.simulators.histories import logged_pages, positives_before, skips_before
 from pipeline.errors import DataError, ModelError
 from tests.models.builders import ITEMS, USER_WIDTH, empty_state, make_state, make_task
 
@@ -130,8 +129,8 @@ def slow_histories(batch: SessionBatch, width: int) -> list[tuple[list[int], lis
 
 def test_the_histories_of_a_page_are_those_of_a_walk_through_the_session() -> None:
     batch, width = ragged_sessions(), 4
-    rows, first, _, _ = logged_pages(batch)
-    histories = page_histories(batch, rows, first, width)
+    pages = logged_pages(batch)
+    histories = skips_before(batch, pages, width), positives_before(batch, pages, width)
     expected = slow_histories(batch, width)
     assert len(expected) > 40
     for side in (0, 1):
@@ -197,8 +196,8 @@ def test_rolling_out_visits_the_states_that_training_sees(slots: int) -> None:
         terminated=torch.ones(users).bool(),
         initial_items=state.initial_items,
     )
-    rows, first, _, _ = logged_pages(batch)
-    histories = page_histories(batch, rows, first, CONFIG.history)
+    pages = logged_pages(batch)
+    histories = (before(batch, pages, CONFIG.history) for before in (skips_before, positives_before))
     for logged, stepped in zip(histories, (before.skipped, before.positive), strict=True):
         assert torch.equal(logged.view(users, 5, -1)[:, -1], stepped)
     assert before.skipped.any()
@@ -334,13 +333,6 @@ def test_unknown_items_and_padding_leave_no_trace_in_a_history() -> None:
     after = model.step(state, page, luck(model, page, 0))[2]
     assert_close(after.encoding, state.encoding)
     assert after.page == 1
-
-
-def test_sessions_without_earlier_positives_are_those_of_users_without_any() -> None:
-    batch = sessions(30, 2)
-    none = replace(batch, initial_items=torch.zeros(30, 4, dtype=torch.int64))
-    one, other = (fitted().predict(b)["click"][1] for b in (none, replace(batch, initial_items=None)))
-    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("best", [Feedback.CLICK, Feedback.SKIP])
