@@ -10,9 +10,10 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from pipeline.conservation import LEFT_OUT
 from pipeline.errors import ConfigError, DataError
 from pipeline.experiment import Experiment, Partitions
-from pipeline.ingest import LEFT_OUT, checked, outside
+from pipeline.ingest import checked, outside
 from pipeline.partitions import partitions_of
 from pipeline.sources import open_source
 from pipeline.sources.base import EVENT_COLUMNS, RawFile, Source

@@ -17,18 +17,23 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from models.feedback import FIRST_POSITIVE, Feedback
+from pipeline.constructed import Rules, near_midnight, whole_visits, write_sessions
 from pipeline.errors import DataError
 from pipeline.experiment import Rewards, Sessions
 from pipeline.partitions import Partition
 from pipeline.storage import code_fingerprint, fingerprint, link
-from pipeline.warehouse import connect, copy_ordered, create_table, instant, run_sql
+from pipeline.warehouse import ROW_GROUP, connect, copy_ordered, create_table, instant, run_sql, sql_text
 
 WORKERS = 2  # partitions that are made at a time
 _PLACED = "request_id is not null or position is not null"
@@ -54,11 +59,12 @@ def build_sessions(
 ) -> dict[str, dict[str, int]]:
     """Write ``impressions`` and ``sessions`` of each partition; returns counts by partition key.
 
-    ``events`` must hold the partitions and ``NEAR`` on both sides of them. A table of a partition is two files: that of
-    the users who were away at its end, which no later day changes unless one of their visits goes on there, and that of
-    the users who were not (``late_path``). ``reuse`` gives the published files of a partition by table: where the first
-    of them was made from the same rows it is linked, not made again. ``constructed`` is what ``is_constructed`` says of
-    the whole log, by default of the given files. Raises DataError for ratings without ``positive_above``.
+    ``events`` must hold the partitions and ``NEAR`` on both sides of them, sorted as ``pipeline.ingest`` does. A table
+    of a partition is two files: that of the users who were away at its end, which no later day changes unless one of
+    their visits goes on there, and that of the users who were not (``late_path``). ``reuse`` gives the published files
+    of a partition by table: where the first of them was made from the same rows it is linked, not made again.
+    ``constructed`` is what ``is_constructed`` says of the whole log, by default of the given files. Raises DataError
+    for ratings without ``positive_above``.
     """
     with connect({"events": events}) as con:
         if positive_above is None and _exists(con, "event_type in ('rating', 'watch')"):
@@ -68,19 +74,33 @@ def build_sessions(
             )
         if constructed is None:
             constructed = not _exists(con, "event_type = 'impression'")
+        plain = [partition for partition in wanted if constructed and _is_plain(con, partition)]
     rules = _Rules(settings, rewards, positive_above, constructed)
+    others = [partition for partition in wanted if partition not in plain]
 
     def build(partition: Partition) -> dict[str, int]:
         with connect({"events": events}, workers=WORKERS) as con:
             outs = impressions_out(partition), sessions_out(partition)
             return _build(con, partition, rules, *outs, reuse(partition))
 
-    with ThreadPoolExecutor(WORKERS) as pool:  # DuckDB computes outside of Python's lock
-        return dict(zip((p.key for p in wanted), pool.map(build, wanted), strict=True))
+    with ThreadPoolExecutor(WORKERS) as pool:  # DuckDB and numpy compute outside of Python's lock
+        counts = dict(zip((p.key for p in others), pool.map(build, others), strict=True))
+    outs = {p: (impressions_out(p), sessions_out(p)) for p in plain}
+    counts |= _build_plain(events, outs, rules, reuse) if plain else {}
+    return {partition.key: counts[partition.key] for partition in wanted}
+
+
+def _is_plain(con: DuckDBPyConnection, partition: Partition) -> bool:
+    """Whether the events that decide a partition's sessions only say who acted on what and when."""
+    near = _between(partition.start - NEAR, partition.end + NEAR)
+    return not _exists(con, f"{near} and (session_id is not null or {_PLACED})")
 
 
 def late_path(path: Path) -> Path:
-    """Where the sessions of the users lie who were still there at a partition's end."""
+    """Where the sessions of the users lie who were still there at a partition's end.
+
+    For logs that only say who acted on what and when, also of those who were there at the beginning.
+    """
     return path.with_name(f"{path.stem}-late{path.suffix}")
 
 
@@ -98,6 +118,22 @@ class _Rules:
     @property
     def gap_us(self) -> int:
         return min(round(self.settings.gap_minutes * 60_000_000), self.max_us)
+
+    def of(self, partition: Partition) -> Rules:
+        first, last = (round(moment.timestamp() * 1_000_000) for moment in (partition.start, partition.end))
+        rewards = np.array(self.rewards.by_code())
+        return Rules(first, last, self.max_us, self.settings.page_size, self.settings.cols, rewards)
+
+    def codes(self) -> dict[str, Any]:
+        """The parameters of ``constructed_rows.sql``."""
+        names = [code.name.lower() for code in Feedback if code]  # SQL lists count from 1, as the codes do
+        codes = {"feedback": names, "skip": int(Feedback.SKIP), "click": int(FIRST_POSITIVE)}
+        return codes | {"positive_above": self.positive_above, "gap_us": self.gap_us, "max_us": self.max_us}
+
+    def made_from(self, *rows: Any) -> str:
+        """A fingerprint of rows with all that decides what becomes of them."""
+        settings = self.settings.model_dump(mode="json"), self.rewards.model_dump(mode="json")
+        return fingerprint(rows, settings, self.positive_above, self.constructed, code_fingerprint("pipeline.sessions"))
 
 
 def _build(
@@ -131,6 +167,11 @@ def _build(
         early = _write(con, partition, rules, is_simple, impressions, sessions)
     _log_view(con, partition, is_simple, "semi")
     late = _write(con, partition, rules, is_simple, late_path(impressions), late_path(sessions))
+    return _noted(impressions, made_from, early, late)
+
+
+def _noted(impressions: Path, made_from: str, early: dict[str, int], late: dict[str, int]) -> dict[str, int]:
+    """Write down what the first file was made from, for ``_linked``; returns the counts of both."""
     record = {"made_from": made_from, "counts": early}
     (impressions.with_suffix(".json")).write_text(json.dumps(record), encoding="utf-8")
     return {name: count + late[name] for name, count in early.items()}
@@ -144,8 +185,7 @@ def _early_rows(con: DuckDBPyConnection, partition: Partition, rules: _Rules) ->
     )
     inside = f"(from events where {_inside(partition)})"
     rows = [con.sql(digest.format(rows=rows)).fetchall() for rows in (inside, "neighbours")]
-    settings = rules.settings.model_dump(mode="json"), rules.rewards.model_dump(mode="json")
-    return fingerprint(rows, settings, rules.positive_above, rules.constructed, code_fingerprint("pipeline.sessions"))
+    return rules.made_from(rows)
 
 
 def _linked(published: Mapping[str, Path], impressions: Path, sessions: Path, made_from: str) -> dict[str, int] | None:
@@ -164,7 +204,11 @@ def _linked(published: Mapping[str, Path], impressions: Path, sessions: Path, ma
 
 
 def _inside(partition: Partition) -> str:
-    return f"event_ts >= {instant(partition.start)} and event_ts < {instant(partition.end)}"
+    return _between(partition.start, partition.end)
+
+
+def _between(start: datetime, end: datetime) -> str:
+    return f"event_ts >= {instant(start)} and event_ts < {instant(end)}"
 
 
 def _log_view(con: DuckDBPyConnection, partition: Partition, is_simple: bool, join: Literal["semi", "anti"]) -> None:
@@ -192,7 +236,12 @@ def _write(
     con: DuckDBPyConnection, partition: Partition, rules: _Rules, is_simple: bool, impressions: Path, sessions: Path
 ) -> dict[str, int]:
     """Sessionise ``session_log``; write what starts in the partition."""
-    _sessionise(con, partition, rules, is_simple)
+    left_out = {"empty": 0, "uncredited": 0}  # of a session's acts none, where every act shows its item
+    if is_simple:
+        rows = f"from ({sql_text('staging/constructed_rows')}) order by visit, us, event_id"
+        batches = con.sql(rows, params=rules.codes()).to_arrow_reader(ROW_GROUP)
+        return write_sessions(batches, rules.of(partition), impressions, sessions) | left_out
+    _sessionise(con, partition, rules)
     copy_ordered(con, "from impressions", impressions, "impressions")  # both are sorted
     copy_ordered(con, "from sessions", sessions, "sessions")
     counts = {
@@ -201,35 +250,121 @@ def _write(
         "capped": "select count(*) from sessions where capped",
     }
     found = {name: int(con.sql(select).fetchall()[0][0]) for name, select in counts.items()}
-    left_out = {"empty": 0, "uncredited": 0}  # of a session's acts none, where every act shows its item
-    if not is_simple:
-        period = {"start": partition.start, "end": partition.end}
-        left_out = run_sql(con, "staging/sessions_left_out", period).to_arrow_table().to_pylist()[0]
-    return found | left_out
+    period = {"start": partition.start, "end": partition.end}
+    [(empty, uncredited)] = run_sql(con, "staging/sessions_left_out", period).fetchall()
+    return found | {"empty": int(empty), "uncredited": int(uncredited)}
 
 
-def _sessionise(con: DuckDBPyConnection, partition: Partition, rules: _Rules, is_simple: bool) -> None:
+def _sessionise(con: DuckDBPyConnection, partition: Partition, rules: _Rules) -> None:
     """Make the temporary tables from ``session_rows`` to ``sessions``, each of the SQL file of its name."""
     names = [code.name.lower() for code in Feedback if code]  # SQL lists count from 1, as the codes do
     codes = {"feedback": names, "skip": int(Feedback.SKIP), "click": int(FIRST_POSITIVE)}
     pages = {"page_size": rules.settings.page_size, "cols": rules.settings.cols}
     outcomes = {"feedback": names, "rewards": list(rules.rewards.by_code()[1:])}
     limits = {"gap_us": rules.gap_us, "max_us": rules.max_us}
+    starts = {"first_start": partition.start, "last_end": partition.end}
     create_table(con, "session_rows", "staging/session_rows", {"positive_above": rules.positive_above} | codes)
     create_table(con, "session_events", "staging/session_events", limits)
-    if is_simple:
-        first, last = (round(moment.timestamp() * 1_000_000) for moment in (partition.start, partition.end))
-        bounds = {"first_us": first, "last_us": last, "click": int(FIRST_POSITIVE)}
-        create_table(con, "constructed_acts", "staging/constructed_acts", bounds)
-        create_table(con, "impressions", "staging/constructed_impressions", pages | outcomes)
-    else:
-        create_table(con, "showings", "staging/showings", {"constructed": rules.constructed})
-        create_table(con, "credits", "staging/credits", {"constructed": rules.constructed, "max_us": rules.max_us})
-        starts = {"first_start": partition.start, "last_end": partition.end}
-        create_table(con, "shown", "staging/shown", starts | {"click": int(FIRST_POSITIVE)})
-        create_table(con, "impressions", "staging/impressions", pages | outcomes)
+    create_table(con, "showings", "staging/showings", {"constructed": rules.constructed})
+    create_table(con, "credits", "staging/credits", {"constructed": rules.constructed, "max_us": rules.max_us})
+    create_table(con, "shown", "staging/shown", starts | {"click": int(FIRST_POSITIVE)})
+    create_table(con, "impressions", "staging/impressions", pages | outcomes)
     positive = {"click": int(FIRST_POSITIVE), "purchase": int(Feedback.PURCHASE)}
     create_table(con, "sessions", "staging/sessions", positive)
+
+
+def _build_plain(
+    events: Sequence[Path],
+    outs: Mapping[Partition, tuple[Path, Path]],
+    rules: _Rules,
+    reuse: Callable[[Partition], Mapping[str, Path]],
+) -> dict[str, dict[str, int]]:
+    """As ``_build``, for a log that only says who acted on what and when."""
+    with connect({"events": events}) as con, ThreadPoolExecutor(WORKERS) as pool:
+        log = _PlainLog(con, rules)
+        early = list(pool.map(lambda partition: log.write_early(partition, outs[partition], reuse(partition)), outs))
+        list(pool.map(log.read_margin, _margins(list(outs))))
+        late = list(pool.map(lambda partition: log.write_late(partition, outs[partition]), outs))
+    left_out = {"empty": 0, "uncredited": 0}
+    return {
+        partition.key: _noted(impressions, *of_early, of_late) | left_out
+        for (partition, (impressions, _)), of_early, of_late in zip(outs.items(), early, late, strict=True)
+    }
+
+
+class _PlainLog:
+    """Events that lie in the order in which ``pipeline.constructed`` asks for them, but for visits over midnight.
+
+    A user's day without an act near midnight has nothing to do with other days: it goes to the first file. The rows of
+    all other days come together in the table ``edges``; they are sorted, and make the second file.
+    """
+
+    def __init__(self, con: DuckDBPyConnection, rules: _Rules) -> None:
+        self.con = con
+        self.rules = rules
+        con.execute("set threads = 1")  # a cursor: each keeps the order of its rows
+        con.execute("create temp view session_log as from events limit 0")
+        con.execute(f"create table edges as {sql_text('staging/constructed_rows')}", rules.codes())
+
+    def write_early(
+        self, partition: Partition, outs: tuple[Path, Path], published: Mapping[str, Path]
+    ) -> tuple[str, dict[str, int]]:
+        """What the first files of both tables are made from, and what they hold."""
+        with self.con.cursor() as con, self.con.cursor() as aside:
+            digest = (
+                f"select count(*), sum(event_id)::varchar, bit_xor(event_id) from events where {_inside(partition)}"
+            )
+            made_from = self.rules.made_from(con.sql(digest).fetchall())
+            put_aside = partial(_put_aside, aside, self.rules.gap_us)
+            rows = self._rows(con, _inside(partition))
+            counts = _linked(published, *outs, made_from)
+            if counts is None:
+                return made_from, write_sessions(rows, self.rules.of(partition), *outs, put_aside)
+            for visits in whole_visits(rows):
+                put_aside(visits)
+            return made_from, counts
+
+    def read_margin(self, margin: tuple[datetime, datetime]) -> None:
+        with self.con.cursor() as con, self.con.cursor() as aside:
+            for visits in whole_visits(self._rows(con, _between(*margin))):
+                _put_aside(aside, self.rules.gap_us, visits)
+
+    def write_late(self, partition: Partition, outs: tuple[Path, Path]) -> dict[str, int]:
+        moments = (partition.start, partition.end, partition.start - NEAR, partition.end + NEAR)
+        start, end, read_from, read_until = (round(moment.timestamp() * 1_000_000) for moment in moments)
+        rows = f"""
+            from edges
+            where us >= {read_from} and us < {read_until}
+                and visit in (select visit from edges where us >= {start} and us < {end})
+            order by visit, us, event_id"""
+        impressions, sessions = map(late_path, outs)
+        with self.con.cursor() as con:
+            batches = con.sql(rows).to_arrow_reader(ROW_GROUP)
+            return write_sessions(batches, self.rules.of(partition), impressions, sessions)
+
+    def _rows(self, con: DuckDBPyConnection, condition: str) -> pa.RecordBatchReader:
+        con.execute(f"create or replace temp view session_log as from events where {condition}")
+        return con.sql(sql_text("staging/constructed_rows"), params=self.rules.codes()).to_arrow_reader(ROW_GROUP)
+
+
+def _put_aside(con: DuckDBPyConnection, gap_us: int, rows: pa.Table) -> np.ndarray[Any, np.dtype[Any]]:
+    """Add the rows of days with an act near midnight to ``edges``; returns which they are."""
+    near = near_midnight(rows, gap_us)
+    if near.any():
+        con.register("near_rows", rows.filter(pa.array(near)))
+        con.execute("insert into edges from near_rows")
+        con.unregister("near_rows")
+    return near
+
+
+def _margins(partitions: Sequence[Partition]) -> list[tuple[datetime, datetime]]:
+    """The times within NEAR of the partitions that lie in none of them."""
+    ordered = sorted(partitions, key=lambda partition: partition.start)
+    margins = [(ordered[0].start - NEAR, ordered[0].start), (ordered[-1].end, ordered[-1].end + NEAR)]
+    for before, after in pairwise(ordered):
+        middle = min(before.end + NEAR, after.start)
+        margins += [(before.end, middle), (max(middle, after.start - NEAR), after.start)]
+    return [(start, end) for start, end in margins if start < end]
 
 
 def _exists(con: DuckDBPyConnection, condition: str, table: str = "events") -> bool:

@@ -6,16 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.check import describe_log
+from pipeline.conservation import check_conservation, check_reject_ceiling, ingest_counts, published_counts
 from pipeline.experiment import Experiment, load_experiment
-from pipeline.ingest import (
-    build_events,
-    check_conservation,
-    check_reject_ceiling,
-    ingest_counts,
-    published_counts,
-    stage,
-    staged_folders,
-)
+from pipeline.ingest import build_events, stage, staged_folders
 from pipeline.partitions import partitions_of
 from pipeline.plan import Plan, row_count
 from pipeline.sessions import build_sessions, late_path

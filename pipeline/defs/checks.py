@@ -1,4 +1,4 @@
-"""Blocking checks of the data's integrity, and one that warns. A failed blocking check stops what comes after."""
+"""Blocking checks of the data's integrity, and the gates, which do not block. A failed blocking check stops the run."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ schema_checks = [schema_check(table) for table in STEPS if table in SCHEMAS]
 
 @dg.asset_check(asset=key("events"), blocking=True, description="Rows in = events + duplicates + rejects.")
 def conservation() -> dg.AssetCheckResult:
-    from pipeline.ingest import check_conservation, ingest_counts, published_counts
+    from pipeline.conservation import check_conservation, ingest_counts, published_counts
 
     plan = Plan(EXPERIMENT)
     events = plan.event_files()  # counted anew: the published counts are made after this check
@@ -54,7 +54,7 @@ def conservation() -> dg.AssetCheckResult:
     asset=key("events"), blocking=True, description="No raw file was refused beyond the ceiling, ingest.max_rejects."
 )
 def reject_ceiling() -> dg.AssetCheckResult:
-    from pipeline.ingest import check_reject_ceiling, ingest_counts, published_counts
+    from pipeline.conservation import check_reject_ceiling, ingest_counts, published_counts
 
     plan = Plan(EXPERIMENT)
     counts = ingest_counts(plan.staged(), published_counts(plan.event_files()))
@@ -87,11 +87,21 @@ def no_future_in_features() -> dg.AssetCheckResult:
     return verdict(problems, partitions=len(some))
 
 
-@dg.asset_check(asset=key("simulator"), description="The user model beats the base rate on the validation window.")
-def beats_base_rate() -> dg.AssetCheckResult:
-    from pipeline.simulation import check_quality
+def gate_check(name: str) -> dg.AssetChecksDefinition:
+    """Whether one user model may answer for users: never blocking, an error in the UI when it may not."""
 
-    folder = Plan(EXPERIMENT).store.require("simulator").folder
-    problems = check_quality(folder / "simulator_quality.parquet")
-    severity = dg.AssetCheckSeverity.WARN if problems else dg.AssetCheckSeverity.ERROR
-    return dg.AssetCheckResult(passed=not problems, severity=severity, description=" ".join(problems) or "It does.")
+    @dg.asset_check(
+        asset=key("simulator_gate"),
+        name=f"{name}_passes",
+        description=f"{name} passes its gate; where it fails, no roll-outs in it are published.",
+    )
+    def passes() -> dg.AssetCheckResult:
+        from pipeline.simulation import failed_criteria
+
+        failed = failed_criteria(Plan(EXPERIMENT).store.files("simulator_gate"))[name]
+        return verdict([f"{clause}." for clause in failed])
+
+    return passes
+
+
+gate_checks = [gate_check(name) for name in sorted(EXPERIMENT.simulators.settings)]

@@ -44,7 +44,7 @@ def rejects(context: dg.AssetExecutionContext):
 @step_asset(spec("ingest_counts"))
 def ingest_counts(context: dg.AssetExecutionContext):
     def build(job):
-        from pipeline.ingest import ingest_counts, published_counts
+        from pipeline.conservation import ingest_counts, published_counts
         from pipeline.warehouse import write_parquet
 
         counts = ingest_counts(job.plan.staged(), published_counts(job.plan.event_files()))

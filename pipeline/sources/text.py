@@ -142,7 +142,7 @@ def text_files(folder: Path, pattern: str, header_lines: int = 0) -> list[Path]:
 
 def has_rows(path: Path, header_lines: int = 0) -> bool:
     """Whether anything follows the header. No more is read than it takes to see that."""
-    for block in _blocks(path):
+    for block in _blocks(path, PIECE):
         if isinstance(block, _Damage) or (block and not header_lines):
             return True
         _, newline, rest = block.partition(b"\n")
@@ -176,12 +176,12 @@ class _Damage(str):
     """What ends a compressed file before its time."""
 
 
-def _blocks(path: Path) -> Iterator[bytes | _Damage]:
+def _blocks(path: Path, size: int | None = None) -> Iterator[bytes | _Damage]:
     """A file's bytes in blocks, unpacked, without a byte order mark; a _Damage where it cannot be unpacked further."""
-    position, damage = 0, None
+    position, damage, size = 0, None, size or BLOCK
     with _opened(path) as stream:
         while damage is None:
-            block, damage = _block(stream, PIECE if path.suffix.lower() in CODECS else BLOCK)
+            block, damage = _block(stream, size, PIECE if path.suffix.lower() in CODECS else size)
             if damage:
                 block += _last_bytes(path, position + len(block))
             if block:
@@ -199,10 +199,10 @@ def _opened(path: Path) -> Iterator[pa.NativeFile]:
         yield stream
 
 
-def _block(stream: pa.NativeFile, piece: int) -> tuple[bytes, _Damage | None]:
+def _block(stream: pa.NativeFile, size: int, piece: int) -> tuple[bytes, _Damage | None]:
     """The next block, read in pieces: a piece in which something is damaged is not given at all."""
     pieces = []
-    for _ in range(BLOCK // piece):
+    for _ in range(size // piece):
         try:
             pieces.append(stream.read(piece))
         except OSError as error:

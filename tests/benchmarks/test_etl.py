@@ -11,9 +11,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import etl
+from benchmarks import etl, etl_log
 from benchmarks.common import Metered
-from benchmarks.etl import COMPETITORS, Limits, Outcome, add_a_day, compare, write_days, write_log
+from benchmarks.etl import COMPETITORS, Limits, Outcome, add_a_day, compare
+from benchmarks.etl_log import write_days, write_log
 from models.feedback import Feedback
 from pipeline.experiment import load_experiment
 from pipeline.partitions import Partition
@@ -39,10 +40,10 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log with so much dirt that every kind of it comes often."""
     path = tmp_path_factory.mktemp("raw") / "UserBehavior.csv"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(etl, "DUPLICATES", 0.02)
-        patch.setattr(etl, "OUTSIDE", 0.01)
-        patch.setattr(etl, "GARBAGE", 0.02)
-        patch.setattr(etl, "CHUNK", 6_000)
+        patch.setattr(etl_log, "DUPLICATES", 0.02)
+        patch.setattr(etl_log, "OUTSIDE", 0.01)
+        patch.setattr(etl_log, "GARBAGE", 0.02)
+        patch.setattr(etl_log, "CHUNK", 6_000)
         write_log(path, ROWS)
     return path
 
@@ -135,31 +136,31 @@ def test_ours_and_the_baselines_fill_the_same_slots_of_the_same_pages(found: dic
 def test_the_log_has_every_kind_of_dirt_and_of_behaviour(log: Path, found: dict[str, Found]) -> None:
     lines = log.read_bytes().splitlines(keepends=True)
     assert len(lines) == ROWS
-    assert set(etl.GARBAGE_LINES) <= set(lines)
+    assert set(etl_log.GARBAGE_LINES) <= set(lines)
     reasons = Counter(found[OURS].rejects["reason"])
-    assert len(reasons) == len(etl.GARBAGE_LINES) + 1
+    assert len(reasons) == len(etl_log.GARBAGE_LINES) + 1
     assert min(reasons.values()) > 20
     outside = sum(n for reason, n in reasons.items() if reason.startswith("outside"))
     duplicates = ROWS - len(found[OURS].rejects) - len(found[OURS].events)
-    garbage = sum(line in etl.GARBAGE_LINES for line in lines)
+    garbage = sum(line in etl_log.GARBAGE_LINES for line in lines)
     for number, share in ((duplicates, 0.02), (outside, 0.01), (garbage, 0.02)):
         assert number == pytest.approx(share * ROWS, rel=0.2)
     shares = found[OURS].events["behaviour"].value_counts(normalize=True)
-    assert shares.to_dict() == pytest.approx(etl.BEHAVIOURS, abs=0.01)
+    assert shares.to_dict() == pytest.approx(etl_log.BEHAVIOURS, abs=0.01)
 
 
 def test_the_log_is_grouped_by_user_and_not_in_order_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(etl, "CHUNK", 6_000)
-    monkeypatch.setattr(etl, "GARBAGE", 0)
+    monkeypatch.setattr(etl_log, "CHUNK", 6_000)
+    monkeypatch.setattr(etl_log, "GARBAGE", 0)
     users, times = acts(written(tmp_path / "log.csv", write_log, ROWS))
     blocks = (users != users.shift()).sum()
-    assert blocks == users.nunique() == pytest.approx(ROWS / etl.ACTS_OF_USER, rel=0.1)
-    assert (times.groupby(users).diff() < 0).sum() > ROWS / etl.ACTS_OF_BURST / 3
+    assert blocks == users.nunique() == pytest.approx(ROWS / etl_log.ACTS_OF_USER, rel=0.1)
+    assert (times.groupby(users).diff() < 0).sum() > ROWS / etl_log.ACTS_OF_BURST / 3
 
 
 def test_bursts_have_about_eight_acts(found: dict[str, Found]) -> None:
     sessions = found[OURS].sessions
-    assert len(found[OURS].events) / len(sessions) == pytest.approx(etl.ACTS_OF_BURST, rel=0.1)
+    assert len(found[OURS].events) / len(sessions) == pytest.approx(etl_log.ACTS_OF_BURST, rel=0.1)
     assert (sessions["end"] - sessions["start"]).median() < 900
 
 
@@ -171,8 +172,8 @@ def test_the_same_seed_gives_the_same_log(tmp_path: Path) -> None:
 
 
 def test_a_days_file_has_what_happened_on_that_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(etl, "OUTSIDE", 0)
-    monkeypatch.setattr(etl, "GARBAGE", 0)
+    monkeypatch.setattr(etl_log, "OUTSIDE", 0)
+    monkeypatch.setattr(etl_log, "GARBAGE", 0)
     midnights = [datetime(2017, 11, day, tzinfo=UTC) for day in (25, 26, 27)]
     days = [Partition(f"{a:%Y-%m-%d}", a, b) for a, b in pairwise(midnights)]
     first, second = (acts(path) for path in write_days(tmp_path, days, 5_000))

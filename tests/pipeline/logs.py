@@ -38,8 +38,9 @@ def event(user: str, item: str, moment: datetime, kind: str = "impression", **mo
 
 
 def write_events(path: Path, events: Sequence[dict[str, Any]]) -> Path:
-    """Events with ids in the order given."""
-    return write_rows(path, "events", [{"event_id": number, **row} for number, row in enumerate(events)])
+    """Events with ids in the order given, sorted as the published ones are."""
+    rows = [{"event_id": number, **row} for number, row in enumerate(events)]
+    return write_rows(path, "events", sorted(rows, key=lambda row: (row["user_id"], row["event_ts"], row["event_id"])))
 
 
 def days(count: int) -> list[Partition]:

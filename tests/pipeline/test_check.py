@@ -83,8 +83,8 @@ def test_nothing_is_read_behind_the_first_rows(tmp_path: Path, monkeypatch: pyte
     read: list[int] = []
     blocks = text._blocks
 
-    def counted(path: Path) -> Any:
-        for block in blocks(path):
+    def counted(path: Path, *size: int) -> Any:
+        for block in blocks(path, *size):
             read.append(len(block))
             yield block
 

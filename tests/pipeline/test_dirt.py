@@ -8,17 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.conservation import check_conservation, check_reject_ceiling, ingest_counts, published_counts
 from pipeline.experiment import Partitions
-from pipeline.ingest import (
-    build_events,
-    build_rejects,
-    check_conservation,
-    check_reject_ceiling,
-    ingest_counts,
-    published_counts,
-    stage,
-    staged_folders,
-)
+from pipeline.ingest import build_events, build_rejects, stage, staged_folders
 from pipeline.partitions import partitions_of
 from pipeline.schemas import SCHEMAS
 from pipeline.source_settings import MappingSource

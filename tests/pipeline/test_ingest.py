@@ -12,20 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
+from pipeline.conservation import check_conservation, check_reject_ceiling, ingest_counts, published_counts
 from pipeline.errors import DataError, StorageError
 from pipeline.experiment import Partitions, load_experiment
-from pipeline.ingest import (
-    build_events,
-    build_rejects,
-    check_conservation,
-    check_reject_ceiling,
-    content_hashes,
-    discovered,
-    ingest_counts,
-    published_counts,
-    stage,
-    staged_folders,
-)
+from pipeline.ingest import build_events, build_rejects, content_hashes, discovered, stage, staged_folders
 from pipeline.partitions import partitions_of
 from pipeline.schemas import SCHEMAS
 from pipeline.source_settings import MovieLensSource

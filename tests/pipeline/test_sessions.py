@@ -40,6 +40,11 @@ def rows_of(wanted: list[Partition], out: Any) -> Rows:
     return sorted(rows, key=lambda row: (first[row["session_id"]], row["session_id"], row.get("position", 0)))
 
 
+def acts_of(seed: int) -> Rows:
+    """A busy log that only says who acted on what and when."""
+    return [{**e, "session_id": None, "request_id": None} for e in busy_log(seed)]
+
+
 def total(counts: dict[str, dict[str, int]], name: str) -> int:
     return sum(of_partition[name] for of_partition in counts.values())
 
@@ -89,16 +94,19 @@ def test_a_session_just_under_the_cap_stays_whole(tmp_path: Path) -> None:
     assert [(s["impressions"], s["capped"]) for s in sessions] == [(144, False)]
 
 
+@pytest.mark.parametrize("constructed", [False, True])
 @pytest.mark.parametrize(("seed", "settings"), [(0, SETTINGS), (1, Sessions(gap_minutes=600, max_hours=7))])
-def test_every_range_of_partitions_writes_the_same_bytes(tmp_path: Path, seed: int, settings: Sessions) -> None:
-    log, partitions = busy_log(seed), days(6)
-    sessionise(tmp_path / "all", log, partitions, settings)
+def test_every_range_of_partitions_writes_the_same_bytes(
+    tmp_path: Path, seed: int, settings: Sessions, constructed: bool
+) -> None:
+    log, partitions = acts_of(seed) if constructed else busy_log(seed), days(6)
+    sessionise(tmp_path / "all", log, partitions, settings, constructed=constructed)
     for first, last in [(2, 2), (3, 3), (1, 3), (4, 5)]:
         wanted = partitions[first : last + 1]
         near = [e for e in log if wanted[0].start - NEAR <= e["event_ts"] < wanted[-1].end + NEAR]
         kept_ids = [log.index(e) for e in near]
         folder = tmp_path / f"{first}-{last}"
-        sessionise(folder, [{**log[n], "event_id": n} for n in kept_ids], wanted, settings)
+        sessionise(folder, [{**log[n], "event_id": n} for n in kept_ids], wanted, settings, constructed=constructed)
         for table in ("impressions", "sessions"):
             for partition in wanted:
                 alone, together = (under(tmp_path / name, table)(partition) for name in (folder.name, "all"))
@@ -106,14 +114,19 @@ def test_every_range_of_partitions_writes_the_same_bytes(tmp_path: Path, seed: i
                     assert which(alone).read_bytes() == which(together).read_bytes(), which(alone)
 
 
-def test_a_new_day_changes_only_the_sessions_that_cross_midnight(tmp_path: Path) -> None:
+@pytest.mark.parametrize("constructed", [False, True])
+def test_a_new_day_changes_only_the_sessions_that_cross_midnight(tmp_path: Path, constructed: bool) -> None:
     partitions = days(6)
-    log = [{**e, "event_id": n, "session_id": None, "request_id": None} for n, e in enumerate(busy_log(3))]
+    log = [{**e, "event_id": n} for n, e in enumerate(acts_of(3))]
     known = [e for e in log if e["event_ts"] < partitions[4].start]
-    sessionise(tmp_path / "old", known, partitions[:4], NIGHTLY)
+
+    def made(folder: str, events: Rows, wanted: list[Partition], reuse: Any = lambda partition: {}) -> Any:
+        return sessionise(tmp_path / folder, events, wanted, NIGHTLY, constructed=constructed, reuse=reuse)[2]
+
+    made("old", known, partitions[:4])
     published = {table: under(tmp_path / "old", table)(partitions[3]) for table in ("impressions", "sessions")}
-    _, _, counts = sessionise(tmp_path / "new", log, partitions[3:4], NIGHTLY, reuse=lambda partition: published)
-    _, _, fresh = sessionise(tmp_path / "fresh", log, partitions[3:4], NIGHTLY)
+    counts = made("new", log, partitions[3:4], lambda partition: published)
+    fresh = made("fresh", log, partitions[3:4])
     assert counts == fresh
     for table, old in published.items():
         new, anew = (under(tmp_path / name, table)(partitions[3]) for name in ("new", "fresh"))
@@ -254,11 +267,13 @@ def test_a_log_without_impressions_shows_what_was_acted_on(tmp_path: Path) -> No
     assert total(counts, "uncredited") == 0
 
 
+@pytest.mark.parametrize("own_ids", [False, True])
 @pytest.mark.parametrize("seed", [4, 5])
 def test_the_streaming_form_for_simple_logs_equals_the_portable_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, own_ids: bool
 ) -> None:
-    log = [{**e, "request_id": None} for e in busy_log(seed)]
+    log = [{**e, "request_id": None} for e in busy_log(seed)] if own_ids else acts_of(seed)
+    monkeypatch.setattr("pipeline.constructed.CHUNK", 40)  # rows: visits are carried from one table to the next
     streamed = sessionise(tmp_path / "streamed", log, days(6), NIGHTLY, constructed=True)
     made: list[str] = []
     real = sessions_module.create_table
@@ -268,7 +283,6 @@ def test_the_streaming_form_for_simple_logs_equals_the_portable_one(
     monkeypatch.setattr(sessions_module, "_exists", lambda con, condition, table="events": "request_id" in condition)
     portable = sessionise(tmp_path / "portable", log, days(6), NIGHTLY, constructed=True)
     assert "credits" in made
-    assert "constructed_acts" not in made
     assert streamed == portable
 
 

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipeline.conservation import ingest_counts
 from pipeline.errors import ConfigError, DataError
 from pipeline.experiment import Partitions, load_experiment
-from pipeline.ingest import ingest_counts, stage, staged_folders
+from pipeline.ingest import stage, staged_folders
 from pipeline.schemas import EVENT_TYPES
 from pipeline.source_settings import EventType, MappingSource, TaobaoSource
 from pipeline.sources.base import EVENT_COLUMNS, ITEM_COLUMNS, USER_COLUMNS, RawFile
