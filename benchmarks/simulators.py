@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import leaky_relu
 
+from benchmarks import fitted_simulators
 from benchmarks.common import Measurement, alone, publish
 from models.environments.virtual_taobao import VirtualTaobaoVectorEnv
 from models.simulators.virtual_taobao import ACTION, CLICKS, GROUPS, LATENT, LENGTHS, SHAPES, USER, VirtualTaobaoConfig
@@ -211,6 +212,7 @@ def _sample(logits: NDArray[np.float32], draw: float) -> int:
 
 CASES: dict[str, Callable[[argparse.Namespace], list[Measurement]]] = {
     "virtual_taobao": virtual_taobao,
+    **fitted_simulators.CASES,
 }
 
 
