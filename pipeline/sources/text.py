@@ -142,7 +142,7 @@ def text_files(folder: Path, pattern: str, header_lines: int = 0) -> list[Path]:
 
 def has_rows(path: Path, header_lines: int = 0) -> bool:
     """Whether anything follows the header. No more is read than it takes to see that."""
-    for block in _blocks(path, PIECE):
+    for block in _blocks(path, min(PIECE, BLOCK)):
         if isinstance(block, _Damage) or (block and not header_lines):
             return True
         _, newline, rest = block.partition(b"\n")

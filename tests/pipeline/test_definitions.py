@@ -64,10 +64,12 @@ def test_every_asset_has_a_single_run_policy_and_says_what_it_is(key: dg.AssetKe
     assert node.pools
 
 
-def test_every_step_is_an_asset_and_every_agent_is_one() -> None:
+def test_every_step_is_an_asset_and_so_is_every_user_model_and_every_agent() -> None:
     tables = {key.path[1] for key in KEYS if len(key.path) == 2}
-    assert tables == set(STEPS) - {"agents"}
-    assert {key.path[2] for key in KEYS if len(key.path) == 3} == set(EXPERIMENT.agents)
+    assert tables == set(STEPS) - {"agents", "simulators"}
+    parts = {"agents": EXPERIMENT.agents, "simulators": EXPERIMENT.simulators.settings}
+    for table, names in parts.items():
+        assert {key.path[2] for key in KEYS if len(key.path) == 3 and key.path[1] == table} == set(names)
 
 
 def test_the_partitioned_tables_are_partitioned_and_the_snapshots_are_not() -> None:
@@ -98,7 +100,8 @@ def test_integrity_is_guarded_by_blocking_checks() -> None:
     checks = {key.name: GRAPH.get(key) for key in GRAPH.asset_check_keys}
     for name in ("conservation", "split_order", "no_future_in_features", "schema"):
         assert checks[name].blocking
-    assert not checks["beats_base_rate"].blocking
+    for name in EXPERIMENT.simulators.settings:
+        assert not checks[f"{name}_passes"].blocking
 
 
 def test_one_run_covers_the_range_of_stale_partitions() -> None:
