@@ -13,6 +13,9 @@ AGENTS = {
     "td3_bc": "models.d3rlpy_baselines:TD3PlusBCConfig",
     "iql": "models.d3rlpy_baselines:IQLConfig",
     "cql": "models.d3rlpy_baselines:CQLConfig",
+    "gru4rec": "models.gru4rec:GRU4RecConfig",
+    "sasrec": "models.sasrec:SASRecConfig",
+    "lambdamart": "models.lambdamart:LambdaMARTConfig",
 }
 
 SIMULATORS = {  # user models that are fitted on a log

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from models.base import Task
 from models.simulators.base import FittedUserModel, SessionBatch, UserModelConfig
+from models.simulators.feedback import FeedbackUserModel
 from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.simulator_gate import Baselines, GateReport, judge
 from pipeline.experiment import Experiment, explain, simulator_class
@@ -147,7 +148,21 @@ def judge_simulators(inputs: dict[str, list[Path]], store: Store, experiment: Ex
 def _judged(simulator: Simulator, inputs: dict[str, list[Path]], experiment: Experiment, task: Task) -> GateReport:
     found = session_batches(inputs, experiment, {"fit": FIT[simulator.side], "gate": GATE})
     baselines = Baselines.fit(found["fit"], task.catalogue)
-    return judge(simulator.name, simulator.model, simulator.members, found["gate"], baselines, experiment.gate)
+    report = judge(simulator.name, simulator.model, simulator.members, found["gate"], baselines, experiment.gate)
+    return replace(report, rows=report.rows + _precision(simulator, found["gate"]))
+
+
+def _precision(simulator: Simulator, sessions: SessionBatch) -> list[dict[str, Any]]:
+    """What MaHRL reports of its user model, with what it must be compared with; none for other models."""
+    if not isinstance(simulator.model, FeedbackUserModel):
+        return []
+    found = simulator.model.precision(sessions)
+    rivals = {"precision": found["majority_rate"], "log_loss": found["base_rate_log_loss"]}
+    return [
+        {"simulator": simulator.name, "head": "answer", "criterion": name, "value": value,
+         "reference": rivals.get(name), "passed": None, "n": int(found["n"])}
+        for name, value in found.items() if name in rivals or name.startswith("auc_")
+    ]  # fmt: skip
 
 
 def failed_criteria(files: list[Path]) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from tqdm import tqdm
 
 from models.base import StateBatch, Task
 from models.feedback import FIRST_POSITIVE
@@ -84,7 +85,7 @@ def unsupported(experiment: Experiment, failed: dict[str, list[str]]) -> dict[st
     but the storefront's truth.
     """
     legs = {
-        "ope": "the off-policy estimators are not built yet, so nothing is estimated from the log alone",
+        "ope": "no asset applies the off-policy estimators to agents yet, so nothing is estimated from the log alone",
     }
     judges = list(experiment.simulators.judge)
     if all(failed[name] for name in judges):
@@ -145,7 +146,8 @@ def _roll_out_agent(run: AgentRun) -> None:
 
 def _simulated(run: AgentRun, covered: list[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
     """An agent's episodes in every user model that passed its gate; appends to ``covered`` what they show."""
-    if run.folder is None or not run.simulators:
+    folders, kinds = _seed_folders(run), run.experiment.rollouts.sessions
+    if not folders or not run.simulators:
         return
     from pipeline.evaluation.rollout import roll_out
 
@@ -153,21 +155,20 @@ def _simulated(run: AgentRun, covered: list[dict[str, Any]]) -> Iterator[pa.Reco
     users, start = _next_session(run, task)
     first = slice(0, experiment.budgets().rollout_users)  # the same users for every agent
     users, start = users[first], start[first]
-    for folder in _seed_folders(run):
+    simulators = [load_simulator(run.store, name, experiment, task) for name in run.simulators]
+    worlds = tqdm(
+        list(product(folders, simulators, kinds)), f"{run.name} rolls out", unit="world", leave=False, disable=None
+    )
+    for folder, simulator, sessions in worlds:
         agent, config, seed = load_agent(folder, task)
         if "rollout" not in config.legs or "truth" in config.privileges:
             continue
-        for name in run.simulators:
-            simulator = load_simulator(run.store, name, experiment, task)
-            for sessions in experiment.rollouts.sessions:
-                episodes = roll_out(
-                    agent, task, simulator, sessions, experiment.rollouts, start, users, experiment.seeds[0]
-                )
-                labels = {"setting": f"{simulator.side}/{name}/{sessions}", "agent": run.name, "seed": seed}
-                world = {"simulator": name, "side": simulator.side, "sessions": sessions}
-                covered.append(labels | {"episodes": len(users), "items_shown": episodes.items_shown,
-                                         "items_known": len(task.catalogue) - 1})  # fmt: skip
-                yield _rollout_rows(labels | world, users, episodes.values)
+        episodes = roll_out(agent, task, simulator, sessions, experiment.rollouts, start, users, experiment.seeds[0])
+        labels = {"setting": f"{simulator.side}/{simulator.name}/{sessions}", "agent": run.name, "seed": seed}
+        world = {"simulator": simulator.name, "side": simulator.side, "sessions": sessions}
+        covered.append(labels | {"episodes": len(users), "items_shown": episodes.items_shown,
+                                 "items_known": len(task.catalogue) - 1})  # fmt: skip
+        yield _rollout_rows(labels | world, users, episodes.values)
 
 
 def _true_values(run: AgentRun) -> Iterator[pa.RecordBatch]:

@@ -1,0 +1,63 @@
+"""The settings of an agent, chosen on validation only: every trial has the budget of a training and is logged.
+
+In an experiment, ``gru4rec: {grid: {learning_rate: [0.001, 0.003], negatives: [20, 100]}}`` trains four trials with the
+first seed; the settings of the best validation score are those with which all seeds are trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.training import Outcome
+
+GRID = "grid"  # the key of an agent's settings that is the tuner's
+LogRow = tuple[str, int, int, str, float]  # of training_log: agent, seed, step, metric, value
+Train = Callable[[list[dict[str, Any]]], "list[tuple[Outcome, list[LogRow]]]"]  # settings of each trial → its outcome
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The settings of the best trial, without the grid, and what is to be logged of all of them."""
+
+    settings: dict[str, Any]
+    rows: list[LogRow]
+
+
+def trials(name: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each trial sets, the last key of the grid fastest; one trial that sets nothing where there is no grid.
+
+    Raises ConfigError for a grid that is no mapping of settings to lists of values.
+    """
+    grid = settings.get(GRID, {})
+    if not isinstance(grid, Mapping) or not all(isinstance(values, list) and values for values in grid.values()):
+        raise ConfigError(f"agents.{name}.{GRID}: {grid!r} must give each setting a list of values to try, as in "
+                          "{learning_rate: [0.001, 0.003]}.")  # fmt: skip
+    if both := sorted(set(grid) & set(settings)):
+        raise ConfigError(f"agents.{name}: {both[0]!r} is both set and in the {GRID}; leave one of them out.")
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+
+def tune(name: str, settings: Mapping[str, Any], train: Train) -> Tuned:
+    """Train all trials of the grid and choose by validation; the earlier one wins a draw."""
+    fixed = {key: value for key, value in settings.items() if key != GRID}
+    tried = trials(name, settings)
+    if len(tried) == 1:
+        return Tuned({**fixed, **tried[0]}, [])
+    results = train([{**fixed, **trial} for trial in tried])
+    scores = [outcome.validation for outcome, _ in results]
+    if any(math.isnan(score) for score in scores):
+        raise ConfigError(f"agents.{name}: it has nothing to train, so its {GRID} chooses nothing; leave it out.")
+    rows: list[LogRow] = []
+    for trial, (outcome, logged) in zip(tried, results, strict=True):
+        label = " ".join(f"{key}={value}" for key, value in trial.items())
+        rows += [(agent, seed, step, f"trial {label}: {metric}", value) for agent, seed, step, metric, value in logged]
+        rows.append((name, outcome.seed, outcome.steps, f"trial {label}: seconds", outcome.seconds))
+        rows.append((name, outcome.seed, outcome.best_step, f"trial {label}: best_validation", outcome.validation))
+    return Tuned({**fixed, **tried[scores.index(max(scores))]}, rows)
