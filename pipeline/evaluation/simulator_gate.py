@@ -205,13 +205,15 @@ def _exit_findings(labels: Flags, p: Floats, sessions: SessionBatch, baselines: 
     # Many logs say next to nothing about who leaves: a head that knows only the rate is no worse than it, but for luck.
     limit = constant.mean() + ONE_SIDED * _clustered_error(own - constant, session)
     value = float(own.mean())
+    # Where everybody leaves after every page, as in logs of single pages, there is nothing to tell apart.
+    passed = bool(value <= limit) if 0 < labels.sum() < len(labels) else None
     sentence = (
         f"The log-loss of exits, {value:.4f}, is significantly above the base rate's {constant.mean():.4f} "
         f"(limit {limit:.4f})."
     )
     calibration = calibration_by_group(labels, p, np.zeros(len(p)), seed=seed)
     return [
-        _Finding("exit", "log_loss_vs_base_rate", value, len(p), float(limit), bool(value <= limit), sentence),
+        _Finding("exit", "log_loss_vs_base_rate", value, len(p), float(limit), passed, sentence),
         _Finding("exit", "ece", float(calibration.ece[0]), len(p), float(calibration.chance[0])),
         *_auc_findings("exit", labels, p, session),
     ]

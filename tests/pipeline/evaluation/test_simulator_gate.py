@@ -209,6 +209,21 @@ def test_a_model_without_an_exit_head_is_judged_by_the_length_of_its_sessions() 
     assert failed(judged(Shop(exits=(0.7, 0.3), exit_head=False))) == {"session length_ks"}
 
 
+def test_an_exit_head_that_knows_the_rate_alone_is_not_worse_than_it() -> None:
+    rate = baselines().exit_rate
+    for seed in (2, 3, 4):
+        assert "exit log_loss_vs_base_rate" not in failed(
+            judged(Shop(exits=(rate + 0.01, rate - 0.01)), sessions(SESSIONS, seed))
+        )
+
+
+def test_where_everybody_leaves_after_a_page_there_is_no_exit_to_predict() -> None:
+    window = sessions(SESSIONS, 2, cap=1)
+    report = judged(Shop(exits=(1.0, 1.0)), replace(window, terminated=torch.ones_like(window.terminated)))
+    [passed] = [r["passed"] for r in report.rows if (r["head"], r["criterion"]) == ("exit", "log_loss_vs_base_rate")]
+    assert passed is None
+
+
 def test_the_report_is_fixed_by_the_seed() -> None:
     first, again, other = (judged(Shop(), seed=seed) for seed in (0, 0, 1))
     assert first == again
