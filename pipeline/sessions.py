@@ -75,7 +75,8 @@ def build_sessions(
         if constructed is None:
             constructed = not _exists(con, "event_type = 'impression'")
         plain = [partition for partition in wanted if constructed and _is_plain(con, partition)]
-    rules = _Rules(settings, rewards, positive_above, constructed)
+    # Fingerprinted here, not by the workers: two threads must not be in Python's parser at a time.
+    rules = _Rules(settings, rewards, positive_above, constructed, code_fingerprint("pipeline.sessions"))
     others = [partition for partition in wanted if partition not in plain]
 
     def build(partition: Partition) -> dict[str, int]:
@@ -110,6 +111,7 @@ class _Rules:
     rewards: Rewards
     positive_above: float | None
     constructed: bool
+    code: str  # fingerprint of what reads and sessionises
 
     @property
     def max_us(self) -> int:
@@ -133,7 +135,7 @@ class _Rules:
     def made_from(self, *rows: Any) -> str:
         """A fingerprint of rows with all that decides what becomes of them."""
         settings = self.settings.model_dump(mode="json"), self.rewards.model_dump(mode="json")
-        return fingerprint(rows, settings, self.positive_above, self.constructed, code_fingerprint("pipeline.sessions"))
+        return fingerprint(rows, settings, self.positive_above, self.constructed, self.code)
 
 
 def _build(
