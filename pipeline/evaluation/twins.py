@@ -3,6 +3,9 @@
 A twin is shown his user's logged pages in turn. Where he stays longer he sees those of other sessions, drawn at the
 same page number from the sessions that got there (past the longest session, at its last page number). Those pages were
 chosen for others, so how often he likes them says little; user and twin are exchangeable on the pages that both saw.
+A page that the log left short is filled up with items that others saw, for that is what roll-outs show: a model that
+tells by a short page that the session ends (as it does in logs whose pages are constructed) would otherwise look right
+here and never leave there. Only the user's own slots count for the rate.
 Sessions that a cap cut are censored, and so are their twins, at the same page; no other twin sees more than twice the
 pages of the longest session.
 
@@ -24,7 +27,7 @@ from models.simulators.base import EMPTY, SessionBatch, UserModel
 from models.simulators.histories import logged_pages
 
 TWINS = 2_000  # at least: with fewer sessions each user gets several, so that the noise is the log's alone
-RESET, ANSWER, DONOR = range(3)  # what luck is drawn for
+RESET, ANSWER, DONOR, FILL = range(4)  # what luck is drawn for
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -54,7 +57,8 @@ def simulate_twins(model: JudgedModel, sessions: SessionBatch, seed: int) -> Twi
     """All twins at once, on the model's device. The same seed gives the same twins."""
     device = model.task.device
     sessions = sessions.to(device)
-    logged, positive = _pages(sessions)  # [S, P, K], [S, P]
+    logged, positive = _pages(sessions, model.task.page_size)  # [S, P, K], [S, P]
+    stock = sessions.items[sessions.feedback > 0]  # [n] what fills up short pages
     shown = (logged != EMPTY).sum(dim=2)  # [S, P]
     pages = (shown > 0).sum(dim=1)  # [S]
     user = torch.arange(len(sessions) * -(-TWINS // len(sessions)), device=device) % len(sessions)  # [R]
@@ -68,10 +72,13 @@ def simulate_twins(model: JudgedModel, sessions: SessionBatch, seed: int) -> Twi
     page = 0
     while len(twin):
         items = _page(logged, pages, user[twin], page, uniforms(twin, seed, page, DONOR, width=1)[:, 0])  # [A, K]
+        other = stock[(uniforms(twin, seed, page, FILL, width=items.shape[1]) * len(stock)).long()]
+        items = torch.where(items == EMPTY, other, items)
         draws = uniforms(twin, seed, page, ANSWER, width=model.step_width(items.shape[1]))
         feedback, leave, hidden = model.step(hidden, items, draws)
         if page < logged.shape[1]:
-            answers[twin, page] = (feedback >= FIRST_POSITIVE).sum(dim=1)
+            own = logged[user[twin], page] != EMPTY  # [A, K]
+            answers[twin, page] = ((feedback >= FIRST_POSITIVE) & own).sum(dim=1)
         page += 1
         length[twin], left[twin] = page, leave
         stay = ~leave & (page < limit[twin])
@@ -82,12 +89,15 @@ def simulate_twins(model: JudgedModel, sessions: SessionBatch, seed: int) -> Twi
     return Twins(*(column.cpu().numpy() for column in (user, length, left, rate, logged_rate)))
 
 
-def _pages(sessions: SessionBatch) -> tuple[Tensor, Tensor]:
-    """The items of each page, [S, P, K] with EMPTY in slots that show nothing, and its positive answers, [S, P]."""
+def _pages(sessions: SessionBatch, slots: int) -> tuple[Tensor, Tensor]:
+    """The items of each page, [S, P, K] with EMPTY in slots that show nothing, and its positive answers, [S, P].
+
+    K is ``slots``, or what the longest page has.
+    """
     shown = sessions.feedback > 0  # [S, L]
     pages = logged_pages(sessions)
     where = shown.nonzero()[:, 0], pages.number[pages.of_item], pages.slot
-    size = len(sessions), int(where[1].max()) + 1, int(where[2].max()) + 1
+    size = len(sessions), int(where[1].max()) + 1, max(slots, int(where[2].max()) + 1)
     items, feedback = (torch.full(size, fill, device=shown.device) for fill in (EMPTY, int(Feedback.NONE)))
     items[where], feedback[where] = sessions.items[shown], sessions.feedback[shown]
     return items, (feedback >= FIRST_POSITIVE).sum(dim=2)

@@ -71,15 +71,30 @@ def of_user(twins: Twins, user: int, column: str) -> list[float]:
 def test_a_twin_is_shown_his_users_pages_and_then_those_of_others_at_the_same_place() -> None:
     model = Fan(stay=[4, 4, 4])
     twins = simulate_twins(model, window(), seed=0)
-    pages = [[[page[:1] + page[1:] for page in step[user::3]] for user in range(3)] for step in model.shown]
-    kinds = [[{tuple(item for item in page if item >= 0) for page in row} for row in step] for step in pages]
-    assert kinds[0] == [{(1,)}, {(2,)}, {(3, 23)}]
-    assert kinds[1] == [{(11, 12)}, {(11, 12), (31,)}, {(31,)}]  # user 1 has no second page: those of users 0 and 2
-    assert kinds[2] == [{(13,)}, {(13,)}, {(13,)}]
-    assert kinds[3] == [{(13,)}, {(13,)}, {(13,)}]  # past the longest session: the last page there is
-    assert len(kinds) == 4
+    begin_with = [
+        [{(1,)}, {(2,)}, {(3, 23)}],
+        [{(11, 12)}, {(11, 12), (31,)}, {(31,)}],  # user 1 has no second page: those of users 0 and 2
+        [{(13,)}, {(13,)}, {(13,)}],
+        [{(13,)}, {(13,)}, {(13,)}],  # past the longest session: the last page there is
+    ]
+    for step, expected in zip(model.shown, begin_with, strict=True):
+        for user in range(3):
+            pages = [tuple(page) for page in step[user::3]]
+            assert {begin for begin in expected[user] for page in pages if page[: len(begin)] == begin} == expected[
+                user
+            ]
+            assert all(any(page[: len(begin)] == begin for begin in expected[user]) for page in pages)
     assert of_user(twins, 0, "pages") == [4.0]
     assert twins.left.all()
+
+
+def test_pages_that_the_log_left_short_are_filled_up_with_items_that_others_saw() -> None:
+    model = Fan(stay=[4, 4, 4])
+    simulate_twins(model, window(), seed=0)
+    seen = {item for user in PAGES_OF_USER for page in user for item in page}
+    for step in model.shown:
+        assert {len(page) for page in step} == {Fan.task.page_size}
+        assert {item for page in step for item in page} <= seen
 
 
 def test_all_twins_answer_at_once() -> None:
