@@ -15,15 +15,17 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import leaky_relu
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu, one_hot
 
 from benchmarks import fitted_simulators
 from benchmarks.common import Measurement, alone, publish
@@ -66,8 +68,12 @@ def virtual_taobao(options: argparse.Namespace) -> list[Measurement]:
     baseline, ours = (median(run[side].rate for run in runs) for side in (0, 1))
     ratio = median(run[1].rate / run[0].rate for run in runs)
     what = f"Virtual Taobao, {users:,} users at once"
+    plain = median(alone(taobao_plain, weights, users // 8).result for _ in range(options.repeat))
+    both = two_cores(weights, users, options.steps)
     found = [
         Measurement(f"{what}, against one at a time", ours, "user-steps / CPU s", baseline, ratio),
+        Measurement(f"{what}, on two cores against one at a time", both, "user-steps / s", baseline, both / baseline),
+        Measurement(f"{what}, on two cores against a plain loop", both, "user-steps / s", plain, both / plain),
         Measurement(f"{what}: outside the networks", median(run[1].outside for run in runs), "of the time"),
     ]
     if torch.cuda.is_available():
@@ -78,6 +84,54 @@ def virtual_taobao(options: argparse.Namespace) -> list[Measurement]:
             Measurement(f"{what} on a GPU: outside the networks", gpu.outside, "of the time"),
         ]  # fmt: skip
     return found
+
+
+def two_cores(weights: str, users: int, steps: int) -> float:
+    """User-steps a second of two processes at once, by the clock."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        played = list(pool.map(_timed, [weights] * 2, [users] * 2, [steps] * 2))
+    return sum(steps / seconds for steps, seconds in played)
+
+
+def _timed(weights: str, users: int, steps: int) -> tuple[int, float]:
+    torch.set_num_threads(1)
+    env = VirtualTaobaoVectorEnv(users, weights)
+    env.reset(seed=SEED)
+    actions = np.random.default_rng(SEED).uniform(-1, 1, (users, ACTION)).astype(np.float32)
+    _play(env, actions, steps // 10 + 1)
+    start = time.perf_counter()
+    played, _ = _play(env, actions, steps)
+    return played, time.perf_counter() - start
+
+
+def taobao_plain(weights: str, users: int) -> float:
+    """User-steps a CPU second of a loop as one writes it at first: modules, softmax, multinomial, one user."""
+    torch.set_num_threads(1)
+    torch.manual_seed(SEED)
+    generator, answers, leave = (_module(load_networks(weights)[name]) for name in ("generator", "action", "leave"))
+    before, steps = time.process_time(), 0
+    with torch.no_grad():
+        for _ in range(users):
+            logits = generator(torch.rand(1, LATENT))
+            groups = [part.softmax(dim=-1) for part in logits.split(GROUPS, dim=-1)]
+            user = torch.cat([one_hot(torch.multinomial(p, 1)[:, 0], p.shape[1]) for p in groups], dim=-1).float()
+            length = int(torch.multinomial(leave(user).softmax(dim=-1), 1))
+            for page in range(max(1, length)):
+                action = 2 * torch.rand(1, ACTION) - 1
+                logits = answers(torch.cat([user, torch.tensor([[float(page)]]), action], dim=-1))
+                for part in logits.split([CLICKS, logits.shape[1] - CLICKS], dim=-1):
+                    torch.multinomial(part.softmax(dim=-1), 1).item()
+                steps += 1
+    return steps / (time.process_time() - before)
+
+
+def _module(layers: "Layers") -> nn.Sequential:
+    modules: list[nn.Module] = []
+    for weight, bias in layers:
+        linear = nn.Linear(weight.shape[1], weight.shape[0])
+        linear.load_state_dict({"weight": weight, "bias": bias})
+        modules += [linear, nn.LeakyReLU()]
+    return nn.Sequential(*modules[:-1])
 
 
 @dataclass(frozen=True)

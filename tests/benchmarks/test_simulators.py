@@ -53,7 +53,12 @@ def test_the_case_prints_the_baselines_and_measures_the_ratio(
     monkeypatch.setattr(simulators, "BASELINE_USERS", 20)
     monkeypatch.setattr(baselines, "RESTARTS", 1)
     monkeypatch.setattr(baselines, "ITERATIONS", 1)
-    speed, outside = CASES["virtual_taobao"](Namespace(weights=weights, users=30, steps=5, repeat=1))[:2]
+    monkeypatch.setattr(simulators, "two_cores", lambda weights, users, steps: 2.0)
+    options = Namespace(weights=weights, users=30, steps=5, repeat=1)
+    speed, two, plain, outside = CASES["virtual_taobao"](options)[:4]
+    assert (two.value, two.baseline, plain.value) == (2.0, speed.baseline, 2.0)
+    assert plain.baseline is not None
+    assert plain.ratio == pytest.approx(2.0 / plain.baseline)
     assert "| constant: best found | full |" in capsys.readouterr().out
     assert (speed.what, speed.unit) == ("Virtual Taobao, 30 users at once, against one at a time", "user-steps / CPU s")
     assert speed.baseline is not None
