@@ -108,7 +108,7 @@ class Estimator(Generic[Log]):
     support: Support = field(default_factory=Support)
 
     def terms(self, logged: Log) -> Terms:
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define terms(logged)")
 
     def estimate(self, logged: Log) -> Estimate:
         return summarise(self.terms(logged), self.support)

@@ -47,7 +47,7 @@ class _Logged:
         self._check()
 
     def _check(self) -> None:
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define _check()")
 
     def write(self, path: Path) -> None:
         columns = [_to_arrow(getattr(self, field.name), len(self), field) for field in self.SCHEMA]
