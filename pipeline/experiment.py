@@ -157,6 +157,15 @@ class Rollouts(Strict):
     min_support: int = Field(5, ge=1)  # showings in the fit window below which an item counts as out of support
 
 
+class Ope(Strict):
+    """Off-policy evaluation: what a logged page could have shown, and how a ranker becomes a policy."""
+
+    pool: int = Field(50, ge=2, le=500)  # candidates a page where the log does not say them
+    temperature: float = Field(1.0, gt=0)  # of the policy that a ranker is smoothed into; its scores have deviation 1
+    pages: int = Field(20_000, ge=100)  # logged pages, at most
+    fit_pages: int = Field(3_000, ge=100)  # that a behaviour policy is fitted on where propensities were not logged
+
+
 class Budget(Strict):
     """What every gradient agent may spend: equal for all of them."""
 
@@ -223,6 +232,7 @@ class Experiment(Strict):
     simulators: Simulators = Simulators()
     gate: Gate = Gate()
     rollouts: Rollouts = Rollouts()
+    ope: Ope = Ope()
     agents: dict[str, dict[str, Any]]  # name → settings that differ from the defaults; "class" names one of one's own
     seeds: tuple[int, ...] = (11, 13, 17, 19, 23)
     profile: Literal["demo", "standard", "paper"] = "standard"

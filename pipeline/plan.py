@@ -33,6 +33,10 @@ BESIDE = {  # table → its home
     "training_log": "agents",
     "coverage": "rollout",
     "unsupported": "leaderboard",
+    "ope_calibration": "decisions",
+    "ope_pages": "ope",
+    "comparisons": "verdicts",
+    "agreement": "verdicts",
 }
 PRODUCTION = "logging"  # the ranker that made the storefront's log: a row of the roll-outs without being an agent
 NOT_TRAINING = {"bootstrap", "simulator_steps", "rollout_users"}  # of the budget: what no agent's training reads
@@ -76,6 +80,8 @@ STEPS = {
              "pipeline.ingest", _reads("manifest", "events", "rejects")),
         Step("entities", "logs", "What the log's catalogues say: titles, categories, prices, features.",
              "pipeline.entities", _reads("manifest")),
+        Step("pools", "logs", "What each request could have shown, where the log says it.",
+             "pipeline.pools", _reads("manifest")),
         Step("mentions", "logs", "What the log says of items as it shows them: category, brand, shop.",
              "pipeline.entities", _reads("events"), kind="time"),
         Step("impressions", "sessions", "Shown items with what came of each, by session, page and slot.",
@@ -124,11 +130,32 @@ STEPS = {
              _reads("agents", "simulators", "simulator_gate", "impressions", "sessions", *_WORLD), kind="agent",
              settings=lambda e: (_shape(e), e.source if e.source.kind == "storefront" else e.source.kind,
                                  e.rollouts, e.budgets().rollout_users, e.seeds[0])),
-        Step("ope", "evaluation", "Leg 3: off-policy estimates from the log alone.",
-             "pipeline.evaluation.run", _reads("candidates")),
+        Step("decisions", "evaluation", "Logged test pages with what they could have shown and its propensities.",
+             "pipeline.evaluation.decisions",
+             _reads("events", "pools", "impressions", "sessions", "splits", *_WORLD),
+             lambda e: (_shape(e), e.ope, e.seeds[0])),
+        Step("ope", "evaluation", "Leg 3: off-policy estimates from the log alone, with their diagnostics.",
+             "pipeline.evaluation.off_policy", _reads("agents", "decisions", *_WORLD), kind="agent",
+             settings=lambda e: (_shape(e), e.ope)),
+        Step("ope_proof", "evaluation", "The estimators held against the storefront's truth.",
+             "pipeline.evaluation.ope_proof", settings=lambda e: (e.source.kind, e.profile)),
         Step("leaderboard", "evaluation", "Each agent, leg and metric: mean, interval, difference to the reference.",
              "pipeline.evaluation.run", _reads("rerank", "rollout", "ope", "simulator_gate"),
              lambda e: (e.reference, e.budgets().bootstrap)),
+        Step("goal_sweep", "evaluation", "One trained model under a grid of goals, with the other rankers beside it.",
+             "pipeline.evaluation.goal_sweep",
+             _reads("agents", "simulators", "simulator_gate", "impressions", "sessions", *_WORLD),
+             lambda e: (_shape(e), e.source if e.source.kind == "storefront" else e.source.kind, e.rollouts,
+                        e.budgets().rollout_users, e.seeds)),
+        Step("decoding", "evaluation", "What a greedy decoder reaches of the best decoded return.",
+             "pipeline.evaluation.decoding",
+             _reads("simulators", "simulator_gate", "impressions", "sessions", *_WORLD),
+             lambda e: (_shape(e), e.source if e.source.kind == "storefront" else e.source.kind, e.rollouts,
+                        e.budgets().rollout_users, e.seeds[0])),
+        Step("verdicts", "evaluation", "What may be said of this run, by rule, and the comparisons it rests on.",
+             "pipeline.evaluation.verdicts",
+             _reads("leaderboard", "rerank", "rollout", "ope", "decoding", "simulator_gate"),
+             lambda e: (e.reference, e.budgets().bootstrap, e.seeds[0], sorted(e.agents))),
         Step("results", "reports", "results.duckdb: every table and result, to be queried with SQL.",
              "pipeline.products", _reads(*(table for table in SCHEMAS if table not in BESIDE), *BESIDE.values())),
         Step("report", "reports", "The HTML report: one self-contained file.", "pipeline.products", _reads("results"),
@@ -252,7 +279,7 @@ class Plan:
         inputs = {
             f"{source}/{key}": self.fingerprint(source, key)
             for source in step.inputs
-            if source != "manifest" or table not in ("events", "entities")
+            if source != "manifest" or table not in ("events", "entities", "pools")
             for key in self.read_parts(table, [part], source)
         }
         if table == "manifest":
@@ -260,7 +287,9 @@ class Plan:
         elif table == "events":  # not the whole manifest: a new file makes only the periods stale that it touches
             inputs = {path: folder.name for path, folder in self.staged(part).items()}
         elif table == "entities":  # nor do new events change the catalogues
-            inputs = {row["path"]: row["hash"] for row in self.manifest if row["kind"] != "events"}
+            inputs = {row["path"]: row["hash"] for row in self.manifest if row["kind"] in {"items", "users"}}
+        elif table == "pools":
+            inputs = {row["path"]: row["hash"] for row in self.manifest if row["kind"] == "pools"}
         settings: list[Any] = [_plain(step.settings(self.experiment))]
         modules = [step.module]
         if part in self.experiment.agents:
@@ -270,9 +299,9 @@ class Plan:
         if table == "simulators":
             settings.append((simulators.side(part), simulators.settings[part]))
             modules.append(simulator_class(part, simulators.settings[part]).split(":")[0])
-        if table in {"simulator_gate", "rollout"}:
+        if table in {"simulator_gate", "rollout", "goal_sweep", "decoding"}:
             modules += [simulator_class(*named).split(":")[0] for named in simulators.settings.items()]
-        if table in {"manifest", "entities", "rollout"}:
+        if table in {"manifest", "entities", "rollout", "goal_sweep", "decoding"}:
             modules.append(type(self.source).__module__)
         code = {module: code_fingerprint(module) for module in modules}
         return {"table": table, "part": part, "inputs": inputs, "settings": settings, "code": code}

@@ -31,6 +31,9 @@ VIEWS = frozenset(
         "trajectories",
         "candidates",
         "rankings",
+        "pools",
+        "decisions",
+        "ope_pages",
     }
 )
 _LEFT_OUT = {"users": {"user_id", "features"}, "items": {"features"}}
@@ -47,7 +50,17 @@ _TABLE_COMMENTS = {
     "simulator_reliability": "one bin of a user model's reliability plot",
     "rollout": "one episode of one agent and seed; simulator truth is the storefront itself",
     "coverage": "how many different items an agent's roll-outs show in one world",
-    "ope": "one off-policy estimate of one agent and seed",
+    "pools": "one logged request and the items that it could have shown",
+    "decisions": "one logged test page: its state, its candidates, what was shown, with which propensities",
+    "ope_calibration": "one bin of the reliability plot of the behaviour policy",
+    "ope": "one off-policy estimate of one agent and seed; not to be read as a value unless supported",
+    "ope_pages": "one logged page under one agent and seed: what slate estimates are computed from",
+    "ope_proof": "one claim about an off-policy estimator, held against the storefront's truth",
+    "goal_sweep": "one episode of one trained model under one goal, or of a ranker beside it",
+    "decoding": "one episode under a greedy or a looking-ahead decoder",
+    "comparisons": "one paired comparison that a verdict rests on",
+    "agreement": "how far two columns of the leaderboard order the agents alike",
+    "verdicts": "one question that the report answers; holds is null where there is no verdict",
     "leaderboard": "one agent, leg, setting and metric, with its interval and provenance",
     "unsupported": "one leg that this data cannot support, with the reason",
 }

@@ -45,6 +45,17 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 _ITEMS = pa.list_(pa.int32())
 _CODES = pa.list_(pa.int8())
 _FLOATS = pa.list_(pa.float32())
+_NUMBERS = pa.list_(pa.float64())
+_STATE = {  # what a ranker knows just before a page; lists run from oldest to newest
+    "user_features": _FLOATS,
+    "initial_items": _ITEMS,
+    "initial_feedback": _CODES,
+    "history_items": _ITEMS,
+    "history_feedback": _CODES,
+    "skipped_items": _ITEMS,
+    "page_items": _ITEMS,  # earlier pages of the session, flattened, newest last
+    "page_feedback": _CODES,
+}
 _PROVENANCE = {
     "data_hash": pa.string(),
     "code_hash": pa.string(),
@@ -56,7 +67,7 @@ _PROVENANCE = {
 SCHEMAS: dict[str, pa.Schema] = {
     "manifest": _schema(
         path=pa.string(),
-        kind=pa.string(),  # events, items or users
+        kind=pa.string(),  # events, items, users or pools
         hash=pa.string(),
         size=pa.int64(),
         rows=pa.int64(),
@@ -91,6 +102,11 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "mentions": _schema(  # one row an item of which a partition's showings say something
         item_id=pa.string(), category=pa.string(), brand=pa.string(), shop=pa.string()
+    ),
+    "pools": _schema(  # one row a logged request: what its page could have been composed of
+        request_id=pa.string(),
+        item_ids=pa.list_(pa.string()),
+        logits=_NUMBERS,  # of the ranker that drew the page, softmax without replacement; null where not logged
     ),
     "impressions": _schema(
         session_id=pa.int64(),
@@ -209,14 +225,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         session_id=pa.int64(),
         user=pa.int32(),
         step=pa.int32(),
-        user_features=_FLOATS,
-        initial_items=_ITEMS,
-        initial_feedback=_CODES,
-        history_items=_ITEMS,
-        history_feedback=_CODES,
-        skipped_items=_ITEMS,
-        page_items=_ITEMS,  # earlier pages of the session, flattened, newest last
-        page_feedback=_CODES,
+        **_STATE,
         action=_ITEMS,  # the shown page, K slots
         feedback=_CODES,
         rewards=_FLOATS,
@@ -287,14 +296,132 @@ SCHEMAS: dict[str, pa.Schema] = {
         items_shown=pa.int64(),
         items_known=pa.int64(),
     ),
-    "ope": _schema(
+    "decisions": _schema(  # one row a logged page of the test window: what leg 3 judges policies on
+        session_id=pa.int64(),
+        user_key=pa.int64(),
+        step=pa.int32(),  # page of the session, from 0
+        **_STATE,
+        candidates=_ITEMS,  # R items that could have been shown: dense indices
+        candidate_keys=pa.list_(pa.int64()),
+        slate=_ITEMS,  # K numbers among the candidates, -1 in an empty slot
+        feedback=_CODES,
+        rewards=_FLOATS,
+        behaviour=_NUMBERS,  # K propensities, each given the slots above
+        behaviour_marginal=_NUMBERS,  # K propensities of the item in the slot, whatever the other slots show
+        pool=pa.string(),  # where the candidates come from: logged, catalogue or sampled
+        propensities=pa.string(),  # logged or fitted
+    ),
+    "ope_calibration": _schema(  # one row a bin of the behaviour policy's reliability plot
+        bin=pa.int32(),
+        predicted=pa.float64(),
+        observed=pa.float64(),
+        count=pa.int64(),
+    ),
+    "ope_pages": _schema(  # one row a logged page under one agent and seed: what slate estimates are computed from
         agent=pa.string(),
         seed=pa.int32(),
+        session_id=pa.int64(),
+        user_key=pa.int64(),
+        step=pa.int32(),
+        reward=_NUMBERS,  # [K], as the other lists; an empty slot has reward 0 and propensities of 1
+        behaviour=_NUMBERS,
+        target=_NUMBERS,
+        behaviour_marginal=_NUMBERS,
+        target_marginal=_NUMBERS,
+        q_logged=_NUMBERS,
+        v_target=_NUMBERS,
+    ),
+    "ope": _schema(  # one row an estimate of one agent and seed
+        agent=pa.string(),
+        seed=pa.int32(),
+        setting=pa.string(),  # page: reward of one page in the states of the log; session: of whole sessions
         estimator=pa.string(),
-        value=pa.float64(),
+        value=pa.float64(),  # not to be read as one unless supported
         ci_low=pa.float64(),
         ci_high=pa.float64(),
+        n=pa.int64(),  # pages or sessions
+        users=pa.int64(),
+        ess=pa.float64(),
+        tail_index=pa.float64(),
+        max_weight=pa.float64(),
+        mean_weight=pa.float64(),
+        mean_weight_error=pa.float64(),
+        clipped_share=pa.float64(),
+        overlap=pa.float64(),  # share of the agent's first slots that the log fills so with a chance above the floor
+        supported=pa.bool_(),
+        reason=pa.string(),  # why not, or empty
+        temperature=pa.float64(),  # of the Plackett-Luce policy that the ranker was smoothed into
+        propensities=pa.string(),  # logged or fitted
+        pool=pa.string(),  # logged, catalogue or sampled
+    ),
+    "ope_proof": _schema(  # one row a claim about an estimator that was held against the storefront's truth
+        claim=pa.string(),  # coverage, rmse_slope, on_policy, doubly_robust, selection …
+        estimator=pa.string(),
+        target=pa.string(),  # the policy that was judged
+        n=pa.int64(),  # pages of each log
+        logs=pa.int64(),  # replications
+        truth=pa.float64(),
+        value=pa.float64(),  # what was measured
+        least=pa.float64(),  # what the claim allows
+        most=pa.float64(),
+        holds=pa.bool_(),
+    ),
+    "goal_sweep": _schema(  # one row an episode of one trained model under one goal, or of a ranker beside it
+        setting=pa.string(),  # truth, or side/simulator/sessions
+        agent=pa.string(),
+        seed=pa.int32(),
+        goal=pa.string(),  # the goal in words; empty for rankers without one
+        weights=pa.string(),  # its raw weights as JSON
+        user_key=pa.int64(),
+        **{name: pa.float64() for name in ("return", "clicks", "purchases", "depth")},
+    ),
+    "decoding": _schema(  # one row an episode under one decoder: does this data need RL at all?
+        setting=pa.string(),
+        decoder=pa.string(),  # greedy, or a beam of some width that sees what comes of its pages
+        user_key=pa.int64(),
+        **{name: pa.float64() for name in ("return", "depth")},
+    ),
+    "comparisons": _schema(  # one row a paired comparison that a verdict rests on
+        agent=pa.string(),
+        against=pa.string(),
+        control=pa.string(),  # what the other is there for: discount_0, supervised, greedy_simulator, reference
+        leg=pa.string(),
+        setting=pa.string(),
+        metric=pa.string(),
+        value=pa.float64(),
+        against_value=pa.float64(),
+        difference=pa.float64(),
+        difference_low=pa.float64(),
+        difference_high=pa.float64(),
+        effect_size=pa.float64(),  # Cohen's d of the users' differences
+        share_better=pa.float64(),  # of the users with a difference
+        p_value=pa.float64(),  # sign-flip permutation test over users
+        p_adjusted=pa.float64(),  # Holm over all rows of the same family
+        family=pa.string(),
         n=pa.int64(),
+        users=pa.int64(),
+        seeds=pa.int32(),
+        seed_low=pa.float64(),  # the least of the seeds' own differences
+        seed_high=pa.float64(),
+    ),
+    "agreement": _schema(  # one row a pair of leaderboard columns
+        first_leg=pa.string(),
+        first_setting=pa.string(),
+        second_leg=pa.string(),
+        second_setting=pa.string(),
+        agents=pa.int64(),
+        tau=pa.float64(),  # Kendall's tau-b; null with fewer than three agents
+        p_value=pa.float64(),
+        opposed=pa.int64(),  # pairs of agents ordered oppositely with the intervals apart in both
+        sentence=pa.string(),
+    ),
+    "verdicts": _schema(  # one row a question that the report answers
+        verdict=pa.string(),  # rl_helps, needs_rl, legs_agree, overestimation, best_goal …
+        subject=pa.string(),  # an agent, or empty
+        holds=pa.bool_(),  # null: no verdict
+        headline=pa.string(),
+        reason=pa.string(),  # the numbers that it rests on, or what is missing
+        place=pa.int32(),  # the order of all rows, from 1
     ),
     "leaderboard": _schema(
         agent=pa.string(),

@@ -101,7 +101,7 @@ class Version:
     @property
     def files(self) -> list[Path]:
         """The Parquet files of the table itself, not those that lie beside it."""
-        return sorted(self.folder.glob(f"{self.table}*.parquet"))
+        return sorted([*self.folder.glob(f"{self.table}.parquet"), *self.folder.glob(f"{self.table}-*.parquet")])
 
 
 @dataclass(frozen=True)

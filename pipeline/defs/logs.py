@@ -74,3 +74,13 @@ def entities(context: dg.AssetExecutionContext):
         write_entities(job.plan.source, job.plan.raw_files, folder / "items.parquet", folder / "users.parquet")
 
     yield from publish(context, ("entities",), build)
+
+
+@step_asset(spec("pools"))
+def pools(context: dg.AssetExecutionContext):
+    def build(job):
+        from pipeline.pools import build_pools
+
+        build_pools(job.plan.raw_files, job.out("pools"))
+
+    yield from publish(context, ("pools",), build)

@@ -61,11 +61,6 @@ def roll_out_agents(job: Job) -> None:
     in_processes(_roll_out_agent, runs, job.experiment.device)
 
 
-def off_policy_estimates(job: Job) -> None:
-    """Leg 3: no rows yet; ``unsupported`` says why."""
-    write_parquet(job.out("ope"), "ope", [])
-
-
 def build_leaderboard(job: Job) -> None:
     """The leaderboard over the three legs and, beside it, the legs that are not supported."""
     rows = read_table(job.files("rerank"), "rerank"), read_table(job.files("rollout"), "rollout")

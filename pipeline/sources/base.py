@@ -43,7 +43,7 @@ Lines = np.ndarray[Any, np.dtype[Any]]  # sorted 1-based numbers of records
 @dataclass(frozen=True)
 class RawFile:
     path: Path
-    kind: Literal["events", "items", "users"]
+    kind: Literal["events", "items", "users", "pools"]
     context: str = ""  # what reading it takes from its name or place: the same bytes elsewhere may mean something else
     needs: tuple[Path, ...] = ()  # other files that its reading looks into
 
