@@ -33,7 +33,11 @@ def build_pools(files: Sequence[RawFile], out: Path) -> int:
             f"create view raw_pools as select *, filename as file_name "
             f"from read_parquet([{names}], file_row_number = true, filename = true, hive_partitioning = false)"
         )
-        [(ragged,)] = con.sql("select any_value(request_id) from raw_pools where len(logits) <> len(item_ids)").fetchall()
+        [(ragged,)] = con.sql(
+            "select any_value(request_id) from raw_pools where len(logits) <> len(item_ids)"
+        ).fetchall()
         if ragged is not None:
-            raise DataError(f"The pool of request {ragged} has not one logit an item. Give each item its logit, or none.")
+            raise DataError(
+                f"The pool of request {ragged} has not one logit an item. Give each item its logit, or none."
+            )
         return copy_select(con, sql_text("staging/pools"), out, "pools")
