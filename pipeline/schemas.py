@@ -308,8 +308,11 @@ SCHEMAS: dict[str, pa.Schema] = {
         rewards=_FLOATS,
         behaviour=_NUMBERS,  # K propensities, each given the slots above
         behaviour_marginal=_NUMBERS,  # K propensities of the item in the slot, whatever the other slots show
+        first_slot=_NUMBERS,  # R propensities of the candidates in the first slot
+        reward_level=_NUMBERS,  # R: what a model, fitted before the test window, expects of a candidate mid-page …
+        reward_trend=_NUMBERS,  # R: … and how that changes from the middle of the page to its end
         pool=pa.string(),  # where the candidates come from: logged, catalogue or sampled
-        propensities=pa.string(),  # logged or fitted
+        propensities=pa.string(),  # logged, "logged by slot" (marginal ones only) or fitted
     ),
     "ope_calibration": _schema(  # one row a bin of the behaviour policy's reliability plot
         bin=pa.int32(),
@@ -334,12 +337,15 @@ SCHEMAS: dict[str, pa.Schema] = {
     "ope": _schema(  # one row an estimate of one agent and seed
         agent=pa.string(),
         seed=pa.int32(),
-        setting=pa.string(),  # page: reward of one page in the states of the log; session: of whole sessions
+        setting=pa.string(),  # slot, page: reward of one of them in the states of the log; session: of whole sessions
         estimator=pa.string(),
         value=pa.float64(),  # not to be read as one unless supported
         ci_low=pa.float64(),
         ci_high=pa.float64(),
-        n=pa.int64(),  # pages or sessions
+        gain=pa.float64(),  # value minus what the log itself earned in the same rows
+        gain_low=pa.float64(),
+        gain_high=pa.float64(),
+        n=pa.int64(),  # slots, pages or sessions
         users=pa.int64(),
         ess=pa.float64(),
         tail_index=pa.float64(),
@@ -351,27 +357,28 @@ SCHEMAS: dict[str, pa.Schema] = {
         supported=pa.bool_(),
         reason=pa.string(),  # why not, or empty
         temperature=pa.float64(),  # of the Plackett-Luce policy that the ranker was smoothed into
-        propensities=pa.string(),  # logged or fitted
+        propensities=pa.string(),  # logged, logged by slot, or fitted
         pool=pa.string(),  # logged, catalogue or sampled
     ),
     "ope_proof": _schema(  # one row a claim about an estimator that was held against the storefront's truth
-        claim=pa.string(),  # coverage, rmse_slope, on_policy, doubly_robust, selection …
+        claim=pa.string(),  # on_policy, coverage, bias, rmse_slope, doubly_robust/…, refused, supported, selection/…
+        setting=pa.string(),  # page: first pages of 10 slots; item: pages of one item; session: sessions of such pages
         estimator=pa.string(),
         target=pa.string(),  # the policy that was judged
-        n=pa.int64(),  # pages of each log
-        logs=pa.int64(),  # replications
-        truth=pa.float64(),
+        n=pa.int64(),  # users of each log, with one page, item or session each
+        logs=pa.int64(),  # replications that count
+        truth=pa.float64(),  # of the policy's value; null where none is asked for
         value=pa.float64(),  # what was measured
-        least=pa.float64(),  # what the claim allows
+        least=pa.float64(),  # what the claim allows; null where it has no such bound
         most=pa.float64(),
         holds=pa.bool_(),
     ),
-    "goal_sweep": _schema(  # one row an episode of one trained model under one goal, or of a ranker beside it
+    "goal_sweep": _schema(  # one row an episode of one trained model under one goal; rollout has the other rankers
         setting=pa.string(),  # truth, or side/simulator/sessions
         agent=pa.string(),
         seed=pa.int32(),
-        goal=pa.string(),  # the goal in words; empty for rankers without one
-        weights=pa.string(),  # its raw weights as JSON
+        goal=pa.string(),  # the goal in words
+        weights=pa.string(),  # its raw weight of each measurement, as JSON
         user_key=pa.int64(),
         **{name: pa.float64() for name in ("return", "clicks", "purchases", "depth")},
     ),
@@ -443,6 +450,19 @@ SCHEMAS: dict[str, pa.Schema] = {
         **_PROVENANCE,
     ),
     "unsupported": _schema(leg=pa.string(), reason=pa.string()),
+    "history": _schema(  # one row a main figure of a published leaderboard; the one table with a time stamp in it
+        published_at=TIME,
+        leaderboard=pa.string(),  # its fingerprint
+        agent=pa.string(),
+        leg=pa.string(),
+        setting=pa.string(),
+        metric=pa.string(),
+        value=pa.float64(),
+        ci_low=pa.float64(),
+        ci_high=pa.float64(),
+        n=pa.int64(),
+        **{name: kind for name, kind in _PROVENANCE.items() if name != "versions"},
+    ),
 }
 
 

@@ -101,7 +101,7 @@ def _columns(logged: pa.Table, experiment: Experiment, reduced: Array) -> tuple[
     """The columns that both relabels share, as padded arrays of R rows; the sessions as hindsight.py wants them."""
     slots, positives, pages = experiment.sessions.page_size, experiment.history.positives, experiment.history.pages
     step = logged["step"].to_numpy()
-    placed = {name: _place(logged, name, slots) for name in ("action", "feedback", "rewards", "propensities")}
+    placed = {name: place(logged, name, slots) for name in ("action", "feedback", "rewards", "propensities")}
     columns = {
         **{name: logged[name].to_numpy() for name in ("session_id", "user", "step", "terminated", "truncated")},
         "user_features": ragged(logged["user_features"])[0].reshape(len(logged), -1),
@@ -110,8 +110,8 @@ def _columns(logged: pa.Table, experiment: Experiment, reduced: Array) -> tuple[
             name: pad_left(logged[name], positives)
             for name in ("initial_items", "initial_feedback", "history_items", "history_feedback", "skipped_items")
         },
-        "page_items": _earlier(placed["action"], step, pages),
-        "page_feedback": _earlier(placed["feedback"], step, pages),
+        "page_items": earlier(placed["action"], step, pages),
+        "page_feedback": earlier(placed["feedback"], step, pages),
         "reward": placed["rewards"].sum(axis=1),
         "page_propensity": _page_propensity(placed["propensities"], placed["feedback"]),
     }
@@ -184,7 +184,7 @@ def pad_left(column: pa.ChunkedArray, width: int) -> Array:
     return padded
 
 
-def _place(logged: pa.Table, name: str, width: int) -> Array:
+def place(logged: pa.Table, name: str, width: int) -> Array:
     """A list column laid out by the column ``slots``, [R, width]; empty slots hold 0, unknown propensities NaN."""
     values, lengths = ragged(logged[name])
     slots, _ = ragged(logged["slots"])
@@ -195,7 +195,7 @@ def _place(logged: pa.Table, name: str, width: int) -> Array:
     return placed
 
 
-def _earlier(pages: Array, step: Array, count: int) -> Array:
+def earlier(pages: Array, step: Array, count: int) -> Array:
     """The ``count`` pages of the same session before each row, [R, count, K], zeros where there were fewer."""
     back = np.arange(count, 0, -1)  # [count], the newest last
     rows = np.arange(len(pages))[:, None] - back

@@ -1,10 +1,398 @@
-"""Logged test pages as decisions."""
+"""Logged pages as decisions: the state, what could have been shown, what was, and with which propensities.
 
-from pipeline.plan import Job
-from pipeline.warehouse import write_parquet
+Candidates are those that the log names (``pools``); else the catalogue, where it is small; else the shown items and a
+uniform sample of the catalogue. Among the members of such a sample a softmax chooses with the odds that it has among
+all items (McFadden 1978, "Modelling the choice of residential location": uniform conditioning). So a behaviour policy
+that was fitted on samples can be held against a target on the same samples; the value is that of choosing among them.
+
+Propensities are the log's own where its candidates are known, else those of a ``ConditionalLogit``, fitted on the
+validation window; its calibration on the test window is published beside them. The reward model of doubly robust
+estimators is a ridge regression on the validation window too: r(x, a, k) = level(x, a) + z_k·trend(x, a), where z runs
+from -1 in the first slot to 1 in the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from models.base import StateBatch, Task, TensorBatch
+from models.hashing import mix64
+from models.lambdamart import PairFeatures
+from pipeline.errors import DataError
+from pipeline.evaluation.ope.logged import Bools, Floats, Ints
+from pipeline.evaluation.ope.policies import (
+    ConditionalLogit,
+    calibration,
+    conditional_propensities,
+    depths,
+    marginal_propensities,
+    slot_distributions,
+)
+from pipeline.schemas import SCHEMAS
+from pipeline.task import TASK_TABLES, load_task
+from pipeline.trajectories import earlier, pad_left, page_states, place, ragged
+from pipeline.warehouse import connect, read_table, run_sql, write_parquet
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from pipeline.experiment import Experiment
+    from pipeline.plan import Job
+
+CHUNK = 2_048  # pages whose features are in memory at once
+CALIBRATED = 2_048  # pages at most that the reliability plot is made of
+MARGINAL_ONLY = {"open_bandit"}  # sources whose propensities are of an item in its slot, whatever stands above
+RIDGE = 10.0
+MISMATCH = 0.01  # mean relative difference of logged propensities and those of the logged logits
+
+
+@dataclass(frozen=True)
+class Decisions(TensorBatch):
+    """n logged pages of K slots with R candidates each. Candidates come in a fixed random order."""
+
+    session_id: Tensor  # [n] int64
+    user_key: Tensor  # [n] int64
+    step: Tensor  # [n] int64
+    state: StateBatch
+    items: Tensor  # [n, R] int64, dense index; 0 = not seen in the training window
+    keys: Tensor  # [n, R] int64
+    mask: Tensor  # [n, R] bool
+    slate: Tensor  # [n, K] int64, numbers among the candidates, -1 in an empty slot
+    feedback: Tensor  # [n, K] int64
+    rewards: Tensor  # [n, K] float32
+    propensities: Tensor  # [n, K] float64 as logged; NaN where they were not
+    logits: Tensor  # [n, R] float64 as logged; NaN where they were not
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    @property
+    def tie(self) -> Tensor:
+        """[n, R] int64, a fixed hash of page and item."""
+        return mix64(mix64(self.session_id, self.step)[:, None], self.keys)
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """Who made the log, as far as leg 3 needs to know."""
+
+    conditional: Floats  # [n, K] given the slots above
+    marginal: Floats  # [n, K]
+    first_slot: Floats  # [n, R]
+    kind: str  # logged, logged by slot, fitted
 
 
 def build_decisions(job: Job) -> None:
-    """Logged test pages as decisions."""
-    write_parquet(job.out("decisions"), "decisions", [])
-    write_parquet(job.folder("decisions") / "ope_calibration.parquet", "ope_calibration", [])
+    """Write ``decisions`` and, beside it, ``ope_calibration``."""
+    experiment = job.experiment
+    tables = ("events", "pools", "impressions", "sessions", "splits", *TASK_TABLES)
+    inputs = {table: job.files(table) for table in tables}
+    task = load_task(inputs, experiment)
+    with connect({name: files for name, files in inputs.items() if name != "trajectories"}) as con:
+        page_states(con, experiment)
+        [(pooled,)] = con.sql("select count(*) from pools").fetchall()
+        earlier_pages, pages = (
+            _logged(con, split, most, experiment)
+            for split, most in (("validation", experiment.ope.fit_pages), ("test", experiment.ope.pages))
+        )
+    known = read_table(inputs["items"], "items", ["item", "item_key"])
+    pool = "logged" if pooled else "catalogue" if len(known) <= experiment.ope.pool else "sampled"
+    fit, test = (_decisions(table, pool, known, experiment, task) for table in (earlier_pages, pages))
+    rows: Iterator[pa.RecordBatch] = iter(())
+    calibration: list[dict[str, Any]] = []
+    if len(fit) and len(test):
+        inputs_of = Inputs(task)
+        behaviour, calibration = _behaviour(fit, test, pool, experiment, inputs_of)
+        rows = _rows(test, behaviour, RewardModel(inputs_of).fit(fit), pool)
+    write_parquet(job.out("decisions"), "decisions", rows)
+    table = pa.Table.from_pylist(calibration, schema=SCHEMAS["ope_calibration"])
+    write_parquet(job.folder("decisions") / "ope_calibration.parquet", "ope_calibration", table.to_batches())
+
+
+def _logged(con: duckdb.DuckDBPyConnection, split: str, pages: int, experiment: Experiment) -> pa.Table:
+    params = {"split": split, "pages": pages, "seed": experiment.seeds[0], "cols": experiment.sessions.cols}
+    return run_sql(con, "staging/decision_pages", params).to_arrow_table()
+
+
+def _decisions(table: pa.Table, pool: str, known: pa.Table, experiment: Experiment, task: Task) -> Decisions:
+    """Pages with their candidates; without those that show an item twice, or one that their pool does not hold."""
+    slots, n = experiment.sessions.page_size, len(table)
+    names = ("action", "feedback", "rewards", "propensities", "item_keys")
+    placed = {name: place(table, name, slots) for name in names}
+    shown = placed["feedback"] > 0  # [n, K]
+    if pool == "logged":
+        lengths = ragged(table["pool_keys"])[1]
+        width = int(lengths.max(initial=1))
+        mask = np.arange(width) >= width - lengths[:, None]
+        items, keys, logits = (pad_left(table[name], width) for name in ("pool_items", "pool_keys", "pool_logits"))
+        logits = np.where(mask, logits, np.nan)
+    else:
+        items, keys, mask = _drawn(placed["action"], placed["item_keys"], shown, known, experiment)
+        logits = np.full(items.shape, np.nan)
+    decisions = Decisions(
+        session_id=_tensor(table["session_id"]),
+        user_key=_tensor(table["user_key"]),
+        step=_tensor(table["step"]),
+        state=_states(table, placed, experiment, task),
+        items=torch.from_numpy(items.astype(np.int64)),
+        keys=torch.from_numpy(keys.astype(np.int64)),
+        mask=torch.from_numpy(mask),
+        slate=torch.zeros(n, slots, dtype=torch.int64),
+        feedback=torch.from_numpy(placed["feedback"].astype(np.int64)),
+        rewards=torch.from_numpy(placed["rewards"]),
+        propensities=torch.from_numpy(placed["propensities"].astype(np.float64)),
+        logits=torch.from_numpy(logits.astype(np.float64)),
+    )
+    return _with_slates(decisions, torch.from_numpy(placed["item_keys"].astype(np.int64)), torch.from_numpy(shown))
+
+
+def _states(table: pa.Table, placed: dict[str, Any], experiment: Experiment, task: Task) -> StateBatch:
+    step, history = table["step"].to_numpy(), experiment.history
+    lists = {
+        name: torch.from_numpy(pad_left(table[name], history.positives).astype(np.int64))
+        for name in ("initial_items", "initial_feedback", "history_items", "history_feedback", "skipped_items")
+    }
+    features = ragged(table["user_features"])[0].astype(np.float32).reshape(len(table), task.user_width)
+    return StateBatch(
+        user_features=torch.from_numpy(features),
+        page_items=torch.from_numpy(earlier(placed["action"], step, history.pages).astype(np.int64)),
+        page_feedback=torch.from_numpy(earlier(placed["feedback"], step, history.pages).astype(np.int64)),
+        pages_seen=_tensor(table["step"]),
+        **lists,
+    )
+
+
+def _drawn(action: Ints, keys: Ints, shown: Bools, known: pa.Table, experiment: Experiment) -> tuple[Ints, Ints, Bools]:
+    """The shown items beside the whole catalogue or a uniform sample of it, each once: items, keys, mask [n, R]."""
+    n, size = len(action), experiment.ope.pool
+    numbers = known["item"].to_numpy()
+    if len(numbers) <= size:
+        drawn = np.tile(np.arange(len(numbers)), (n, 1))
+    else:
+        rng = np.random.default_rng([experiment.seeds[0], n])
+        drawn = rng.integers(len(numbers), size=(n, max(1, size - action.shape[1])))
+    items = np.hstack([action, numbers[drawn]])
+    keys = np.hstack([keys, known["item_key"].to_numpy()[drawn]])
+    mask = np.hstack([shown, np.ones(drawn.shape, dtype=bool)])
+    order = np.argsort(np.where(mask, keys, -1), axis=1, kind="stable")  # shown items first among equals
+    ordered = np.take_along_axis(np.where(mask, keys, -1), order, axis=1)
+    again = np.zeros_like(mask)
+    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return items, keys, mask & ~again
+
+
+def _with_slates(decisions: Decisions, shown_keys: Tensor, shown: Tensor) -> Decisions:
+    """Candidates in the order of their hash; where each shown item stands among them; sound pages only."""
+    last = torch.iinfo(torch.int64).max
+    order = decisions.tie.masked_fill(~decisions.mask, last).argsort(dim=1)  # [n, R], padding last
+    width = int(decisions.mask.sum(dim=1).max()) if len(decisions) else 0
+    order = order[:, :width]
+    items, keys, mask, logits = (
+        values.gather(1, order) for values in (decisions.items, decisions.keys, decisions.mask, decisions.logits)
+    )
+    match = (keys[:, None] == shown_keys[:, :, None]) & mask[:, None] & shown[:, :, None]  # [n, K, R]
+    sound = (match.sum(dim=2) == shown).all(dim=1) & (match.sum(dim=1) <= 1).all(dim=1) & shown.any(dim=1)
+    slate = torch.where(shown, match.int().argmax(dim=2), -1) if width else decisions.slate
+    changed = replace(decisions, items=items, keys=keys, mask=mask, logits=logits, slate=slate)
+    return changed[sound]
+
+
+class Inputs:
+    """``PairFeatures`` of decisions, [n, R, F] float64; those of the user alone come last."""
+
+    def __init__(self, task: Task) -> None:
+        self.features, self.device = PairFeatures(task), task.device
+        self.of_pair = self.features.width - task.user_width - 3  # the rest is the same for all candidates
+
+    def __call__(self, decisions: Decisions) -> Floats:
+        with torch.no_grad():
+            part = decisions.to(self.device)
+            found: Floats = self.features(part.state, part.items).cpu().double().numpy()
+        return found
+
+
+def _behaviour(
+    fit: Decisions, test: Decisions, pool: str, experiment: Experiment, inputs: Inputs
+) -> tuple[Behaviour, list[dict[str, Any]]]:
+    """Who made the log, and the points of the reliability plot."""
+    slate, mask = test.slate.numpy(), test.mask.numpy()
+    shown = slate >= 0
+    logged = np.where(shown, test.propensities.numpy(), 1.0)
+    is_logged = pool != "sampled" and not np.isnan(logged).any()
+    some = slice(0, CALIBRATED)
+    if is_logged and not np.isnan(test.logits.numpy()[mask]).any():
+        logits = np.where(mask, test.logits.numpy(), -np.inf)
+        conditional = conditional_propensities(logits, slate)
+        _same(logged, conditional, shown)
+        first = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+        made = Behaviour(conditional, marginal_propensities(logits, slate), first, "logged")
+        return made, calibration(slot_distributions(logits[some], slate[some]), slate[some], mask[some])
+    models = [
+        ConditionalLogit(marginal=marginal).fit(
+            inputs(fit)[:, :, : inputs.of_pair], fit.slate.numpy(), fit.mask.numpy()
+        )
+        for marginal in (False, True)
+    ]
+    chances, marginals, first = _fitted(models, test, inputs)
+    conditional, kind = (logged, "logged") if is_logged else (chances, "fitted")
+    if is_logged and (slate.shape[1] == 1 or experiment.source.kind in MARGINAL_ONLY):
+        marginals, kind = logged, "logged" if slate.shape[1] == 1 else "logged by slot"
+    found = models[0].distributions(inputs(test[some])[:, :, : inputs.of_pair], slate[some], mask[some])
+    return Behaviour(conditional, marginals, first, kind), calibration(found, slate[some], mask[some])
+
+
+def _fitted(models: Sequence[ConditionalLogit], test: Decisions, inputs: Inputs) -> tuple[Floats, Floats, Floats]:
+    """Conditional and marginal propensities [n, K] and the first slot's [n, R], as fitted."""
+    found: list[tuple[Floats, Floats, Floats]] = []
+    for start in range(0, len(test), CHUNK):
+        part = test[slice(start, start + CHUNK)]
+        asked = inputs(part)[:, :, : inputs.of_pair], part.slate.numpy(), part.mask.numpy()
+        conditional, marginal = (model.propensities(*asked) for model in models)
+        found.append((conditional, marginal, models[0].distributions(*asked)[:, 0]))
+    conditional, marginal, first = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return conditional, marginal, first
+
+
+def _same(logged: Floats, computed: Floats, shown: Bools) -> None:
+    """Raise DataError where the logged propensities are not those of the logged logits."""
+    gap = float(np.abs(logged / computed - 1)[shown].mean())
+    if gap > MISMATCH:
+        raise DataError(f"pools: the logits give propensities that differ from the logged ones by {gap:.0%} on "
+                        "average. Log the logits of the softmax that drew the page, or leave them out.")  # fmt: skip
+
+
+class RewardModel:
+    """r(x, a, k) = level(x, a) + z_k·trend(x, a): a ridge regression of a slot's reward on standardised features."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs, self.scaler, self.ridge = inputs, StandardScaler(), Ridge(alpha=RIDGE)
+
+    def fit(self, decisions: Decisions) -> RewardModel:
+        shown = (decisions.slate >= 0).numpy()
+        chosen = np.maximum(decisions.slate.numpy(), 0)[:, :, None]
+        rows = np.take_along_axis(self.inputs(decisions), chosen, axis=1)[shown]  # [slots, F]
+        depth = np.broadcast_to(depths(shown.shape[1]), shown.shape)[shown][:, None]
+        scaled = self.scaler.fit_transform(rows)
+        self.ridge.fit(np.hstack([scaled, depth * scaled, depth]), decisions.rewards.numpy()[shown])
+        return self
+
+    def predict(self, decisions: Decisions) -> tuple[Floats, Floats]:
+        """Level and trend of every candidate, [n, R] each."""
+        features = self.inputs(decisions)
+        scaled = self.scaler.transform(features.reshape(-1, features.shape[2])).reshape(features.shape)
+        level, trend = np.split(self.ridge.coef_[:-1], 2)
+        return scaled @ level + self.ridge.intercept_, scaled @ trend + self.ridge.coef_[-1]
+
+
+def _rows(test: Decisions, behaviour: Behaviour, rewards: RewardModel, pool: str) -> Iterator[pa.RecordBatch]:
+    """The published rows, a chunk of pages at a time."""
+    for start in range(0, len(test), CHUNK):
+        rows = slice(start, start + CHUNK)
+        part = test[rows]
+        level, trend = rewards.predict(part)
+        mask = part.mask.numpy()
+        columns = {
+            **{name: pa.array(getattr(part, name).numpy()) for name in ("session_id", "user_key", "step")},
+            **{name: _lists(getattr(part.state, name)) for name in _STATE},
+            **{name: _lists(getattr(part, name)) for name in ("slate", "feedback", "rewards")},
+            "candidates": _lists(part.items, mask),
+            "candidate_keys": _lists(part.keys, mask),
+            "behaviour": _lists(behaviour.conditional[rows]),
+            "behaviour_marginal": _lists(behaviour.marginal[rows]),
+            "first_slot": _lists(behaviour.first_slot[rows], mask),
+            "reward_level": _lists(level, mask),
+            "reward_trend": _lists(trend, mask),
+            "pool": pa.array([pool] * len(part)),
+            "propensities": pa.array([behaviour.kind] * len(part)),
+        }
+        yield from pa.table(columns).to_batches()
+
+
+_STATE = (
+    "user_features", "initial_items", "initial_feedback", "history_items", "history_feedback", "skipped_items",
+    "page_items", "page_feedback",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The published decisions as leg 3 reads them: numpy, beside the state as tensors."""
+
+    decisions: Decisions
+    behaviour: Behaviour
+    level: Floats  # [n, R]
+    trend: Floats  # [n, R]
+    pool: str
+
+
+def read_decisions(files: Sequence[Path], task: Task, experiment: Experiment) -> Judged | None:
+    """The published decisions; None where there are none."""
+    table = read_table(files, "decisions")
+    if not len(table):
+        return None
+    n, slots = len(table), task.page_size
+    lengths = ragged(table["candidates"])[1]
+    width = int(lengths.max())
+    mask = np.arange(width) < lengths[:, None]
+
+    def candidates(name: str, fill: float = 0) -> Any:
+        values = ragged(table[name])[0]
+        padded = np.full((n, width), fill, values.dtype)
+        padded[mask] = values
+        return padded
+
+    def lists(name: str, *shape: int) -> Any:
+        return ragged(table[name])[0].reshape(n, *shape)
+
+    widths = {"user_features": (task.user_width,), "page_items": (-1, slots), "page_feedback": (-1, slots)}
+    state = {name: torch.from_numpy(lists(name, *widths.get(name, (-1,))).copy()) for name in _STATE}
+    decisions = Decisions(
+        session_id=_tensor(table["session_id"]),
+        user_key=_tensor(table["user_key"]),
+        step=_tensor(table["step"]),
+        state=StateBatch(
+            **{name: values if name == "user_features" else values.long() for name, values in state.items()},
+            pages_seen=_tensor(table["step"]),
+        ),
+        items=torch.from_numpy(candidates("candidates").astype(np.int64)),
+        keys=torch.from_numpy(candidates("candidate_keys")),
+        mask=torch.from_numpy(mask),
+        slate=torch.from_numpy(lists("slate", slots).astype(np.int64)),
+        feedback=torch.from_numpy(lists("feedback", slots).astype(np.int64)),
+        rewards=torch.from_numpy(lists("rewards", slots).copy()),
+        propensities=torch.full((n, slots), torch.nan, dtype=torch.float64),
+        logits=torch.full((n, width), torch.nan, dtype=torch.float64),
+    )
+    behaviour = Behaviour(
+        conditional=lists("behaviour", slots),
+        marginal=lists("behaviour_marginal", slots),
+        first_slot=candidates("first_slot"),
+        kind=str(table["propensities"][0]),
+    )
+    return Judged(decisions, behaviour, candidates("reward_level"), candidates("reward_trend"), str(table["pool"][0]))
+
+
+def _tensor(column: pa.ChunkedArray) -> Tensor:
+    return torch.from_numpy(column.to_numpy().astype(np.int64))
+
+
+def _lists(values: Any, mask: Bools | None = None) -> pa.Array:
+    """Rows as a list column: all of them, or what ``mask`` keeps."""
+    rows = np.asarray(values)
+    if mask is None:
+        rows = np.ascontiguousarray(rows).reshape(len(rows), -1)
+        lengths, flat = np.full(len(rows), rows.shape[1]), rows.ravel()
+    else:
+        lengths, flat = mask.sum(axis=1), rows[mask]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))

@@ -51,7 +51,9 @@ class StorefrontLog:
             s = self.settings
             write_log(_shop(s), s.users, s.start, s.days, s.seed, self.home)
         events = [RawFile(path, "events") for path in sorted((self.home / "events").glob("*.parquet"))]
-        return [*events, RawFile(self.home / "items.parquet", "items"), RawFile(self.home / "users.parquet", "users")]
+        pools = [RawFile(path, "pools") for path in sorted((self.home / "pools").glob("*.parquet"))]
+        entities = [RawFile(self.home / "items.parquet", "items"), RawFile(self.home / "users.parquet", "users")]
+        return [*events, *entities, *pools]
 
     def read(self, con: DuckDBPyConnection, file: RawFile, only: Lines | None = None) -> DuckDBPyRelation:
         """One day's events; a simulated record is never refused."""

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from models.feedback import Feedback
 from models.simulators.storefront import Shoppers, Storefront, seeded
-from models.simulators.storefront_policies import draw_buckets, production_page
+from models.simulators.storefront_policies import draw_buckets, plackett_luce, production_logits
 from pipeline.warehouse import connect
 
 CHUNK = 4_000  # users: about a million impressions
@@ -61,6 +61,8 @@ class PageLog:
     feedback: np.ndarray  # [P, K] Feedback codes
     propensity: np.ndarray  # [P, K] of each item in its slot given those above it
     reactions: np.ndarray  # [P, K, 3] from page to click, click to cart, cart to purchase
+    candidates: np.ndarray  # [P, R] that the page was drawn from
+    logits: np.ndarray  # [P, R] of the ranker that drew it
 
 
 def write_log(shop: Storefront, n_users: int, start: date, days: int, seed: int, folder: Path) -> None:
@@ -69,10 +71,12 @@ def write_log(shop: Storefront, n_users: int, start: date, days: int, seed: int,
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".aside-"))
     try:
         (aside / "parts").mkdir()
+        (aside / "pools").mkdir()
         population = []
         for first in range(0, n_users, CHUNK):
             pages, shoppers = simulate(shop, range(first, min(first + CHUNK, n_users)), start, days, seed)
             pq.write_table(event_rows(pages, shop), aside / "parts" / f"{first:07d}.parquet")
+            pq.write_table(pool_rows(pages), aside / "pools" / f"{first:07d}.parquet", compression="zstd")
             population.append(shoppers)
         write_days(aside / "parts", aside / "events", start, days)
         shutil.rmtree(aside / "parts")
@@ -117,7 +121,8 @@ def _round(
     bucket = draw_buckets(len(rows), luck)
     for page in range(shop.config.max_pages):
         candidates = shop.recall(state, luck)
-        chosen, propensity = production_page(shop, state, candidates, bucket, luck)
+        logits = production_logits(shop, state, candidates, bucket)
+        chosen, propensity = plackett_luce(logits, shop.config.slots, luck)
         items = candidates.gather(1, chosen)
         feedback, leave, state = shop.step(state, items, luck)
         yield PageLog(
@@ -129,6 +134,8 @@ def _round(
             feedback=feedback.cpu().numpy().astype(np.int8),
             propensity=propensity.cpu().numpy(),
             reactions=_uniform(clock, REACTION_SECONDS, (*items.shape, 3)),
+            candidates=candidates.cpu().numpy().astype(np.int32),
+            logits=logits.cpu().numpy(),
         )
         shoppers.taste[rows] = state.shoppers.taste
         stay = torch.rand(len(rows), generator=luck, device=shop.device) >= leave
@@ -186,6 +193,23 @@ def event_rows(pages: PageLog, shop: Storefront) -> pa.Table:
     arrays = {name: pa.array(values[by_time], from_pandas=True) for name, values in columns.items()}  # NaN → null
     arrays["event_ts"] = arrays["event_ts"].cast(pa.timestamp("us", tz="UTC"))
     return pa.table(arrays)
+
+
+def pool_rows(pages: PageLog) -> pa.Table:
+    """What each request could have shown, one row a page."""
+    names = pa.array([f"i{number:04d}" for number in range(int(pages.candidates.max(initial=0)) + 1)])
+    offsets = np.arange(len(pages.page) + 1, dtype=np.int32) * pages.candidates.shape[1]
+    items = pa.DictionaryArray.from_arrays(pa.array(pages.candidates.ravel()), names)
+    request = np.strings.mod("u%06d", pages.user)
+    for number in (pages.session, pages.page):
+        request = np.strings.add(request, np.strings.mod("-%02d", number))
+    return pa.table(
+        {
+            "request_id": pa.array(request, pa.string()),
+            "item_ids": pa.ListArray.from_arrays(offsets, items.dictionary_decode()),
+            "logits": pa.ListArray.from_arrays(offsets, pa.array(pages.logits.ravel())),
+        }
+    )
 
 
 def write_days(parts: Path, out: Path, start: date, days: int) -> None:

@@ -46,7 +46,7 @@ def _pareto_shape(weight: Floats) -> float:
     kept = int(min(n / 5, 3 * np.sqrt(n)))
     ordered = np.sort(weight)
     excess = ordered[n - kept :] - ordered[n - kept - 1] if kept else ordered[:0]
-    excess = excess[excess > 0]
+    excess = excess[excess > 1e-9 * ordered[-1]] if n else excess  # what rounding leaves of equal weights is no tail
     if len(excess) < 5:
         return 0.0
     points = 30 + int(np.sqrt(len(excess)))

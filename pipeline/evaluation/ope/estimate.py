@@ -164,7 +164,7 @@ def summarise(terms: Terms, support: Support) -> Estimate:
     if terms.unit_mean:
         average, residual = mean_weight(terms.weight, terms.share)
         mean, mean_error = average, clustered_error(residual, terms.user_key)[0]
-    half = _quantile(users) * error
+    half = t_quantile(users) * error
     reason = _refusal(terms, support, ess, tail, mean, mean_error, users)
     return Estimate(
         value=value,
@@ -186,7 +186,7 @@ def difference(first: Terms, second: Terms) -> tuple[float, float, float]:
     """The value of ``first`` minus that of ``second`` on the same log, with its 95 % interval."""
     value = first.value - second.value
     error, users = clustered_error(first.influence() - second.influence(), first.user_key)
-    half = _quantile(users) * error
+    half = t_quantile(users) * error
     return value, value - half, value + half
 
 
@@ -200,7 +200,7 @@ def clustered_error(influence: Floats, user_key: Ints) -> tuple[float, int]:
     return float(np.sqrt(users / (users - 1) * (sums**2).sum()) / len(influence)), users
 
 
-def _quantile(users: int) -> float:
+def t_quantile(users: int) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, users - 1)) if users > 1 else math.nan
 
 

@@ -178,13 +178,7 @@ class ConditionalLogit:
         self, features: NDArray[np.floating], slates: Ints, mask: Bools, bins: int = 10
     ) -> list[dict[str, Any]]:
         """The points of a reliability plot over all candidates of all slots: bin, predicted, observed, count."""
-        chances = self.distributions(features, slates, mask)
-        _, open_, chosen = self._choices(features, slates, mask)
-        asked = open_ & (slates >= 0)[:, :, None]
-        points = zip(*(column.tolist() for column in reliability(chosen[asked], chances[asked], bins)), strict=True)
-        return [
-            dict(zip(("bin", "predicted", "observed", "count"), (i, *p), strict=True)) for i, p in enumerate(points)
-        ]
+        return calibration(self.distributions(features, slates, mask), slates, mask, self.marginal, bins)
 
     def _choices(self, features: NDArray[np.floating], slates: Ints, mask: Bools) -> tuple[Floats, Bools, Bools]:
         """Standardised features [n, R, F]; which candidates each slot could take, and which it took [n, K, R]."""
@@ -198,7 +192,7 @@ class ConditionalLogit:
         log_chances = _log_chances(_utilities(coefficients, inputs, open_.shape[1]), open_)
         real = chosen.any(axis=2, keepdims=True)  # [n, K, 1] slots that are not empty
         excess = np.where(real, np.exp(log_chances) - chosen, 0.0)  # [n, K, R]
-        depth = _depth(chosen.shape[1])
+        depth = depths(chosen.shape[1])
         gradient = np.concatenate([
             np.einsum("nr,nrf->f", excess.sum(axis=1), inputs),
             np.einsum("nr,nrf->f", np.einsum("nkr,k->nr", excess, depth), inputs),
@@ -217,12 +211,23 @@ class ConditionalLogit:
                             "was shown to the candidates.")  # fmt: skip
 
 
-def _depth(slots: int) -> Floats:
+def calibration(
+    chances: Floats, slates: Ints, mask: Bools, marginal: bool = False, bins: int = 10
+) -> list[dict[str, Any]]:
+    """How the chances [n, K, R] of all candidates of all slots fit what was shown: bin, predicted, observed, count."""
+    chosen = slates[:, :, None] == np.arange(mask.shape[1])
+    closed = np.zeros_like(chosen) if marginal else _placed_before(slates, mask.shape[1])
+    asked = mask[:, None, :] & ~closed & (slates >= 0)[:, :, None]
+    points = zip(*(column.tolist() for column in reliability(chosen[asked], chances[asked], bins)), strict=True)
+    return [dict(zip(("bin", "predicted", "observed", "count"), (i, *p), strict=True)) for i, p in enumerate(points)]
+
+
+def depths(slots: int) -> Floats:
     return np.linspace(-1, 1, slots) if slots > 1 else np.zeros(1)
 
 
 def _utilities(coefficients: Floats, inputs: Floats, slots: int) -> Floats:
     """x·(θ + z·η) of each candidate in each slot, [n, K, R]."""
     level, trend = (inputs @ part for part in np.split(coefficients, 2))  # [n, R] each
-    utilities: Floats = level[:, None, :] + _depth(slots)[:, None] * trend[:, None, :]
+    utilities: Floats = level[:, None, :] + depths(slots)[:, None] * trend[:, None, :]
     return utilities

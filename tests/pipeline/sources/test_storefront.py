@@ -78,8 +78,8 @@ def test_nothing_half_made_stays_when_the_simulation_fails(tmp_path: Path, monke
 def test_the_files_are_one_a_day_and_the_truth_is_not_among_them(log: StorefrontLog) -> None:
     files = log.discover()
     days = ["2024-02-27", "2024-02-28", "2024-02-29", "2024-03-01"]
-    assert [file.path.stem for file in files] == [*days, "items", "users"]
-    assert [file.kind for file in files] == ["events"] * 4 + ["items", "users"]
+    assert [file.path.stem for file in files] == [*days, "items", "users", "0000000"]
+    assert [file.kind for file in files] == ["events"] * 4 + ["items", "users", "pools"]
     assert not any("truth" in file.path.parts for file in files)
     assert (log.home / "truth" / "population.safetensors").exists()
 
@@ -232,3 +232,18 @@ def test_features_are_arrow_lists(log: StorefrontLog) -> None:
     with connect() as con:
         for relation in (log.items(con, log.discover()), log.users(con, log.discover())):
             assert relation.to_arrow_table().schema.field("features").type == pa.list_(pa.float32())
+
+
+def test_the_logged_logits_of_a_pool_give_the_logged_propensities(log: StorefrontLog, shown: pd.DataFrame) -> None:
+    with connect() as con:
+        paths = [str(file.path) for file in log.discover() if file.kind == "pools"]
+        pools = con.sql("select * from read_parquet($p)", params={"p": paths}).df().set_index("request_id")
+    pages = shown.sort_values("position").groupby("request_id")
+    assert set(pools.index) >= set(pages.groups)
+    for request, page in list(pages)[:50]:
+        items, logits = list(pools.item_ids[request]), np.asarray(pools.logits[request], dtype=np.float64)
+        left = np.exp(logits).sum()
+        for item, propensity in zip(page.item_id, page.propensity, strict=True):
+            mass = np.exp(logits[items.index(item)])
+            assert propensity == pytest.approx(mass / left, rel=1e-4)
+            left -= mass
