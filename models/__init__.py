@@ -16,6 +16,7 @@ AGENTS = {
     "gru4rec": "models.gru4rec:GRU4RecConfig",
     "sasrec": "models.sasrec:SASRecConfig",
     "lambdamart": "models.lambdamart:LambdaMARTConfig",
+    "greedy_simulator": "models.greedy_simulator:GreedySimulatorConfig",
 }
 
 SIMULATORS = {  # user models that are fitted on a log

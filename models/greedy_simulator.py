@@ -10,15 +10,34 @@ of it, so the session so far is read as history: its positives are the newest of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
+from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from models.base import Candidates, StateBatch
-from models.simulators.base import FittedUserModel
+from models.base import AgentConfig, Candidates, StateBatch, Task
+from models.simulators.base import FittedUserModel, UserModelConfig
 
 SCORED_PAIRS = 131_072  # (state, candidate) pairs scored at a time: bounds the memory of a large pool
+
+
+class GreedySimulatorConfig(AgentConfig):
+    """Which user model it ranks by. It learns nothing itself: its weights are those of the fitted model."""
+
+    stochastic: ClassVar[bool] = False
+
+    simulator: str | None = None  # of the experiment's train side; None: the first one there
+    user_model: dict[str, Any] = Field({"class": "models.simulators.rnn:RNNConfig"})  # as fitted; the pipeline sets it
+
+    def build(self, task: Task, seed: int) -> GreedySimulator:
+        module, _, name = self.user_model["class"].partition(":")
+        kind: type[UserModelConfig] = getattr(import_module(module), name)
+        settings = {key: value for key, value in self.user_model.items() if key != "class"}
+        return GreedySimulator(kind(**settings).build(task))
 
 
 class GreedySimulator:
@@ -26,6 +45,12 @@ class GreedySimulator:
 
     def __init__(self, model: FittedUserModel) -> None:
         self.model = model
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(state)
 
     @torch.no_grad()
     def score(self, state: StateBatch, candidates: Candidates) -> Tensor:

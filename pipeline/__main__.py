@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         (check, "read the log, show how it is understood, write nothing"),
         (query, "answer a question of sql/queries over the results"),
         (report, "write the HTML report again from the results"),
+        (compare, "set two runs side by side in one page: two experiments, or this run and the previous one"),
         (gc, "remove published versions that nothing points to"),
     ):
         command = commands.add_parser(function.__name__, help=text)
@@ -42,6 +43,10 @@ def _parser() -> argparse.ArgumentParser:
         if function is query:
             command.add_argument("name", nargs="?", default="leaderboard")
             command.add_argument("params", nargs="*", metavar="key=value")
+        if function is compare:
+            about_runs = "an experiment, or the path of a results.duckdb"
+            command.add_argument("first", nargs="?", default=os.environ.get("EXPERIMENT") or "demo", help=about_runs)
+            command.add_argument("second", nargs="?", default="", help=about_runs)
     return parser
 
 
@@ -98,6 +103,17 @@ def report(options: argparse.Namespace) -> None:
     from pipeline.products import publish_report
 
     print(publish_report(Plan(experiment_from_environment())))
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Write the page beside the later run's results."""
+    from pipeline.report.compare import write_comparison
+    from pipeline.report.runs import two_runs
+
+    with two_runs(options.first, options.second) as (before, after):
+        target = after.results.with_name("compare.html")
+        write_comparison(before, after, target)
+    print(target)
 
 
 def gc(options: argparse.Namespace) -> None:

@@ -1,19 +1,31 @@
 """Run folders: the weights and settings of one agent and seed, and how to get the agent back. No pickled objects."""
 
 import json
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from models.base import Agent, AgentConfig, GradientAgent, Task
+from models.base import Agent, AgentConfig, Task
 from pipeline.errors import ConfigError, StorageError
 from pipeline.experiment import explain
+from pipeline.tuning import GRID
 
 WEIGHTS, CONFIG, CHECKPOINT = "weights.safetensors", "config.json", "checkpoint.pt"
+NOT_OF_THE_CONFIG = {"agent", "class", GRID}  # keys of an agent's settings that say which it is and how it is tuned
+
+
+@runtime_checkable
+class Weighted(Protocol):
+    """An agent with weights, trained by gradient steps or fitted elsewhere."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]: ...
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None: ...
 
 
 def agent_config(name: str, target: str, settings: dict[str, Any]) -> AgentConfig:
@@ -24,7 +36,7 @@ def agent_config(name: str, target: str, settings: dict[str, Any]) -> AgentConfi
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"agents.{name}: cannot load {target!r} ({error}); write class: module:ConfigClass") from None
     try:
-        return config_class.model_validate({key: value for key, value in settings.items() if key != "class"})
+        return config_class.model_validate({k: value for k, value in settings.items() if k not in NOT_OF_THE_CONFIG})
     except ValidationError as error:
         raise ConfigError(f"agents.{name}: {explain(error, config_class)}") from None
 
@@ -32,7 +44,7 @@ def agent_config(name: str, target: str, settings: dict[str, Any]) -> AgentConfi
 def save_agent(folder: Path, agent: Agent, target: str, config: AgentConfig, seed: int) -> None:
     """Write what ranking needs: safetensors weights (none for a heuristic) and JSON settings."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = agent.state_dict() if isinstance(agent, GradientAgent) else {}
+    weights = agent.state_dict() if isinstance(agent, Weighted) else {}
     save_file({name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}, folder / WEIGHTS)
     described = {"class": target, "seed": seed, "settings": config.model_dump(mode="json")}
     (folder / CONFIG).write_text(json.dumps(described, indent=1, sort_keys=True), encoding="utf-8")
@@ -47,7 +59,7 @@ def load_agent(folder: Path, task: Task) -> tuple[Agent, AgentConfig, int]:
         raise StorageError(f"No trained agent in {folder} ({error}). Materialize its asset first.") from None
     config = agent_config(folder.name, described["class"], described["settings"])
     agent = config.build(task, described["seed"])
-    if isinstance(agent, GradientAgent):
+    if isinstance(agent, Weighted):
         agent.load_state_dict(weights)
     return agent, config, described["seed"]
 

@@ -12,9 +12,12 @@ from models import AGENTS, SIMULATORS, WORLDS
 from models.feedback import Feedback
 from pipeline.errors import ConfigError, nearest
 from pipeline.source_settings import Source, Strict
+from pipeline.tuning import GRID, trials
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 PROJECT = Path(__file__).parent.parent
+RANKS_BY_A_USER_MODEL = "greedy_simulator"  # the registered agent whose weights are those of a user model
+MYOPIC = "_discount_0"  # ends the name of an agent that is another one with the future removed
 
 
 class Partitions(Strict):
@@ -140,6 +143,22 @@ def simulator_class(name: str, settings: dict[str, Any]) -> str:
     return str(settings.get("class") or SIMULATORS[name])
 
 
+def agent_class(name: str, settings: dict[str, Any]) -> str:
+    """``module:ConfigClass`` of an agent: one's own ``class``, that of the registered ``agent``, or that of its name.
+
+    Raises ConfigError for a name that is not registered.
+    """
+    if "class" in settings:
+        if "agent" in settings:
+            raise ConfigError(f"agents.{name}: both agent and class are given; leave one of them out.")
+        return str(settings["class"])
+    registered = str(settings.get("agent", name))
+    if registered not in AGENTS:
+        where = f"agents.{name}.agent: {registered!r}" if "agent" in settings else f"agents: {name!r}"
+        raise ConfigError(f"{where} is not a known agent; {nearest(registered, AGENTS)}")
+    return AGENTS[registered]
+
+
 class Gate(Strict):
     """What a user model must reach on sessions later than those that it was fitted on, before it may judge."""
 
@@ -162,7 +181,7 @@ class Ope(Strict):
 
     pool: int = Field(50, ge=2, le=500)  # candidates a page where the log does not say them
     temperature: float = Field(1.0, gt=0)  # of the policy that a ranker is smoothed into; its scores have deviation 1
-    pages: int = Field(20_000, ge=100)  # logged pages, at most
+    pages: int = Field(5_000, ge=100)  # logged pages, at most, in whole sessions
     fit_pages: int = Field(3_000, ge=100)  # that a behaviour policy is fitted on where propensities were not logged
 
 
@@ -178,6 +197,7 @@ class Budget(Strict):
     simulator_steps: int = Field(ge=1)
     rollout_users: int = Field(ge=1)  # episodes of each agent and seed, at most
     bootstrap: int = Field(ge=100)  # resamples
+    proof_logs: int = Field(ge=20)  # replications that the off-policy estimators are proved on, in the storefront
 
 
 PROFILES = {
@@ -191,6 +211,7 @@ PROFILES = {
         simulator_steps=400,
         rollout_users=800,
         bootstrap=1_000,
+        proof_logs=220,  # one in fifty gets no verdict, which leaves more than 200
     ),
     "standard": Budget(
         gradient_steps=5_000,
@@ -202,6 +223,7 @@ PROFILES = {
         simulator_steps=3_000,
         rollout_users=4_000,
         bootstrap=10_000,
+        proof_logs=440,
     ),
     "paper": Budget(
         gradient_steps=200_000,
@@ -213,6 +235,7 @@ PROFILES = {
         simulator_steps=200_000,
         rollout_users=20_000,
         bootstrap=10_000,
+        proof_logs=1_000,
     ),
 }
 
@@ -233,7 +256,7 @@ class Experiment(Strict):
     gate: Gate = Gate()
     rollouts: Rollouts = Rollouts()
     ope: Ope = Ope()
-    agents: dict[str, dict[str, Any]]  # name → settings that differ from the defaults; "class" names one of one's own
+    agents: dict[str, dict[str, Any]]  # name → settings that differ from the defaults; see agent_class and tuning.py
     seeds: tuple[int, ...] = (11, 13, 17, 19, 23)
     profile: Literal["demo", "standard", "paper"] = "standard"
     budget: dict[str, float] = Field({})  # overrides of the profile
@@ -243,8 +266,11 @@ class Experiment(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":
         for name in self.agents:
-            if name not in AGENTS and "class" not in self.agents[name]:
-                raise ValueError(f"agents: {name!r} is not a known agent; {nearest(name, AGENTS)}")
+            self.agent_class(name)
+            self.simulator_of(name)
+            if name.endswith(MYOPIC) and self.agents[name].get("discount") != 0:
+                raise ConfigError(f"agents.{name}: the name promises the discount 0; add discount: 0 or rename it.")
+        self._equal_tuning()
         if self.rollouts.pool < self.sessions.page_size:
             raise ValueError(f"rollouts.pool: {self.rollouts.pool} candidates cannot fill a page of "
                              f"{self.sessions.page_size}; raise it or make the page smaller")  # fmt: skip
@@ -253,9 +279,40 @@ class Experiment(Strict):
         self.budgets()
         return self
 
+    def _equal_tuning(self) -> None:
+        """All agents with a grid try as many settings: none may win because it was tuned for longer."""
+        tried = {name: len(trials(name, settings)) for name, settings in self.agents.items() if GRID in settings}
+        if len(set(tried.values())) > 1:
+            counts = ", ".join(f"{name} {count}" for name, count in tried.items())
+            raise ConfigError(f"agents: their grids have unequal numbers of trials ({counts}); tuning budgets must be "
+                              "equal, so give each as many.")  # fmt: skip
+
     def budgets(self) -> Budget:
         """The profile's budget with this experiment's overrides."""
         return Budget.model_validate(PROFILES[self.profile].model_dump() | self.budget)
+
+    def agent_class(self, name: str) -> str:
+        """``module:ConfigClass`` of an agent of the experiment."""
+        return agent_class(name, self.agents[name])
+
+    def simulator_of(self, name: str) -> str | None:
+        """The user model that an agent ranks by, None for one that needs none.
+
+        It is of the train side, the first one there where the agent names none: who ranks by the judge's own
+        probabilities knows its judge. Raises ConfigError for another.
+        """
+        if self.agent_class(name) != AGENTS[RANKS_BY_A_USER_MODEL]:
+            return None
+        if "user_model" in self.agents[name]:
+            raise ConfigError(f"agents.{name}.user_model: the fitted user model says that itself; name it by simulator")
+        simulator = str(self.agents[name].get("simulator") or next(iter(self.simulators.train)))
+        if simulator in self.simulators.judge:
+            raise ConfigError(f"agents.{name}.simulator: {simulator!r} is on the judge's side, so it would know its "
+                              f"judge; name one of {sorted(self.simulators.train)}")  # fmt: skip
+        if simulator not in self.simulators.train:
+            raise ConfigError(f"agents.{name}.simulator: {simulator!r} is not a user model of the train side; "
+                              f"{nearest(simulator, self.simulators.train)}")  # fmt: skip
+        return simulator
 
 
 def load_experiment(name_or_path: str, raw: str | None = None) -> Experiment:
@@ -285,6 +342,8 @@ def load_experiment(name_or_path: str, raw: str | None = None) -> Experiment:
         return Experiment.model_validate(document)
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error, Experiment)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def experiment_from_environment() -> Experiment:

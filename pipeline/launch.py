@@ -24,7 +24,7 @@ def launch(plan: Plan, stale: dict[str, list[str]]) -> None:
     Raises the HindsightError that stopped an asset, and DataError when a blocking check did.
     """
     warm_up()
-    validate_settings(plan.experiment, {name: plan.agent_class(name) for name in plan.experiment.agents})
+    validate_settings(plan.experiment)
     dagster_home()
     import dagster as dg
 

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from models import AGENTS
 from pipeline.experiment import Experiment, simulator_class
 from pipeline.ingest import discovered, staged_folders
 from pipeline.partitions import Partition, partitions_of
@@ -38,8 +37,10 @@ BESIDE = {  # table → its home
     "comparisons": "verdicts",
     "agreement": "verdicts",
 }
-PRODUCTION = "logging"  # the ranker that made the storefront's log: a row of the roll-outs without being an agent
-NOT_TRAINING = {"bootstrap", "simulator_steps", "rollout_users"}  # of the budget: what no agent's training reads
+HISTORY = "history"  # the table that no step makes: publishing results adds to it, and nothing makes it stale
+PRODUCTION = "logging"  # the ranker that made the log: a row of legs 2 (storefront) and 3 without being an agent
+# Of the budget: what no agent's training reads.
+NOT_TRAINING = {"bootstrap", "simulator_steps", "rollout_users", "proof_logs"}
 LIBRARIES = ("duckdb", "numpy", "pandas", "pyarrow", "scikit-learn", "torch", "d3rlpy", "dagster")
 
 
@@ -138,11 +139,11 @@ STEPS = {
              "pipeline.evaluation.off_policy", _reads("agents", "decisions", *_WORLD), kind="agent",
              settings=lambda e: (_shape(e), e.ope)),
         Step("ope_proof", "evaluation", "The estimators held against the storefront's truth.",
-             "pipeline.evaluation.ope_proof", settings=lambda e: (e.source.kind, e.profile)),
+             "pipeline.evaluation.ope_proof", settings=lambda e: (e.source.kind, e.budgets().proof_logs)),
         Step("leaderboard", "evaluation", "Each agent, leg and metric: mean, interval, difference to the reference.",
-             "pipeline.evaluation.run", _reads("rerank", "rollout", "ope", "simulator_gate"),
+             "pipeline.evaluation.legs", _reads("rerank", "rollout", "ope", "simulator_gate"),
              lambda e: (e.reference, e.budgets().bootstrap)),
-        Step("goal_sweep", "evaluation", "One trained model under a grid of goals, with the other rankers beside it.",
+        Step("goal_sweep", "evaluation", "One trained model under a grid of goals: what it can be asked for.",
              "pipeline.evaluation.goal_sweep",
              _reads("agents", "simulators", "simulator_gate", "impressions", "sessions", *_WORLD),
              lambda e: (_shape(e), e.source if e.source.kind == "storefront" else e.source.kind, e.rollouts,
@@ -157,7 +158,7 @@ STEPS = {
              _reads("leaderboard", "rerank", "rollout", "ope", "decoding", "simulator_gate"),
              lambda e: (e.reference, e.budgets().bootstrap, e.seeds[0], sorted(e.agents))),
         Step("results", "reports", "results.duckdb: every table and result, to be queried with SQL.",
-             "pipeline.products", _reads(*(table for table in SCHEMAS if table not in BESIDE), *BESIDE.values())),
+             "pipeline.products", _reads(*(t for t in SCHEMAS if t not in {*BESIDE, HISTORY}), *BESIDE.values())),
         Step("report", "reports", "The HTML report: one self-contained file.", "pipeline.products", _reads("results"),
              lambda e: (e.name, e.description)),
     )
@@ -251,7 +252,8 @@ class Plan:
             return [p.key for p in self.partitions]
         if kind == "simulator":
             return sorted(self.experiment.simulators.settings)
-        logging = [PRODUCTION] if table == "rollout" and self.experiment.source.kind == "storefront" else []
+        is_shop = self.experiment.source.kind == "storefront"
+        logging = [PRODUCTION] if table == "ope" or (table == "rollout" and is_shop) else []
         return sorted([*self.experiment.agents, *logging])
 
     def read_parts(self, table: str, parts: Iterable[str], source: str) -> list[str]:
@@ -290,11 +292,13 @@ class Plan:
             inputs = {row["path"]: row["hash"] for row in self.manifest if row["kind"] in {"items", "users"}}
         elif table == "pools":
             inputs = {row["path"]: row["hash"] for row in self.manifest if row["kind"] == "pools"}
+        if table == "agents" and (simulator := self.experiment.simulator_of(part)):
+            inputs[f"simulators/{simulator}"] = self.fingerprint("simulators", simulator)
         settings: list[Any] = [_plain(step.settings(self.experiment))]
         modules = [step.module]
         if part in self.experiment.agents:
             settings.append(self.experiment.agents[part])
-            modules.append(self.agent_class(part).split(":")[0])
+            modules.append(self.experiment.agent_class(part).split(":")[0])
         simulators = self.experiment.simulators
         if table == "simulators":
             settings.append((simulators.side(part), simulators.settings[part]))
@@ -346,10 +350,6 @@ class Plan:
     def event_files(self) -> dict[str, Path]:
         """The published events of each partition that has been published, by its key."""
         return {p.key: path for p in self.partitions for path in self.store.files("events", [p.key])}
-
-    def agent_class(self, name: str) -> str:
-        """``module:ConfigClass`` of an agent of the experiment."""
-        return str(self.experiment.agents[name].get("class") or AGENTS[name])
 
     def stale(self, table: str, parts: Iterable[str] | None = None) -> list[str]:
         """The parts of a table that are not published with their present fingerprint."""

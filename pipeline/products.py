@@ -1,9 +1,12 @@
 """What people open: results.duckdb, the HTML report, the page of the data, and the leaderboard in a terminal."""
 
+import os
+from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pipeline.data_report import build_data_report
-from pipeline.plan import BESIDE, STEPS, Job, Plan
+from pipeline.plan import BESIDE, HISTORY, STEPS, Job, Plan
 from pipeline.report.data import CONSTRUCTED, write_data_page
 from pipeline.report.html import write_report
 from pipeline.report.page import Section
@@ -11,11 +14,12 @@ from pipeline.report.tables import terminal_table
 from pipeline.results import build_results, read, rebuild_views
 from pipeline.schemas import SCHEMAS
 from pipeline.storage import Store
-from pipeline.warehouse import read_table
+from pipeline.warehouse import connect, copy_select, create_table, read_table, sql_text
 
 
 def publish_results(plan: Plan) -> Path:
-    """Swap in a results.duckdb over all that is published now."""
+    """Swap in a results.duckdb over all that is published now, the history of its leaderboards among it."""
+    _remember(plan.store)
     build_results(table_files(plan.store), plan.results)
     return plan.results
 
@@ -54,9 +58,32 @@ def table_files(store: Store) -> dict[str, list[Path]]:
         if home := BESIDE.get(table):
             versions = [store.require(home, part) for part in store.parts(home)]
             found[table] = [path for v in versions if (path := v.folder / f"{table}.parquet").exists()]
+        elif table == HISTORY:
+            found[table] = sorted((store.root / HISTORY).glob("*.parquet"))
         else:
             found[table] = store.files(table)
     return found
+
+
+def _remember(store: Store) -> None:
+    """Add the main figures of the current leaderboard to the history, once, with the time: what trends are made of.
+
+    Here alone a data file holds a time stamp. Nothing is made from it, so nothing else depends on the clock.
+    """
+    board = store.current("leaderboard")
+    if board is None or (kept := _history(store) / f"{board.fingerprint}.parquet").exists():
+        return
+    with connect({"leaderboard": board.files}) as con, TemporaryDirectory(dir=kept.parent) as scratch:
+        create_table(con, "agent_scores", "marts/agent_scores")
+        params = {"published_at": datetime.now(UTC), "leaderboard": board.fingerprint}
+        copy_select(con, sql_text("staging/history"), Path(scratch) / kept.name, HISTORY, params)
+        os.replace(Path(scratch) / kept.name, kept)
+
+
+def _history(store: Store) -> Path:
+    folder = store.root / HISTORY
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _notes(plan: Plan) -> list[Section]:

@@ -1,8 +1,9 @@
 """``results.duckdb``: every published table in one file that any DuckDB client opens.
 
-Small tables are copied into it; the large ones are views over their Parquet files, with absolute paths. The file is
-built aside and renamed over the old one, so a reader sees the old results or the new ones, never half of either.
-Users appear as ``user_key`` alone. Only ``rejects`` is personal data, and it stays in its Parquet files.
+Small tables are copied into it; the large ones are views over their Parquet files, with absolute paths. Over both lie
+the marts (``sql/marts``), views that the queries share; every table, view and column carries a comment. The file is
+built aside and renamed over the old one, so a reader sees the old results or the new ones, never half of either. Users
+appear as ``user_key`` alone. Only ``rejects`` is personal data, and it stays in its Parquet files.
 """
 
 import os
@@ -10,12 +11,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from pipeline.dictionary import TABLES, meaning
 from pipeline.errors import ConfigError, StorageError, nearest
 from pipeline.schemas import SCHEMAS
 from pipeline.warehouse import SQL, literal, quote, sql_text
@@ -37,42 +40,13 @@ VIEWS = frozenset(
     }
 )
 _LEFT_OUT = {"users": {"user_id", "features"}, "items": {"features"}}
-_TABLE_COMMENTS = {
-    "events": "one logged fact; user_key stands for the user",
-    "rejects": "one refused input row with its raw text: may hold personal data",
-    "impressions": "one shown item with what came of it",
-    "sessions": "one session, in the partition of its start",
-    "data_report": "one figure about what was ingested; place orders the rows",
-    "splits": "one cut-off; sessions that cross it are dropped and counted",
-    "rankings": "one candidate of one test session under one agent and seed",
-    "rerank": "one test session of one agent and seed; metrics are null unless status is scored",
-    "simulator_gate": "one criterion that a fitted user model was held against; passed is null where reported only",
-    "simulator_reliability": "one bin of a user model's reliability plot",
-    "rollout": "one episode of one agent and seed; simulator truth is the storefront itself",
-    "coverage": "how many different items an agent's roll-outs show in one world",
-    "pools": "one logged request and the items that it could have shown",
-    "decisions": "one logged test page: its state, its candidates, what was shown, with which propensities",
-    "ope_calibration": "one bin of the reliability plot of the behaviour policy",
-    "ope": "one off-policy estimate of one agent and seed; not to be read as a value unless supported",
-    "ope_pages": "one logged page under one agent and seed: what slate estimates are computed from",
-    "ope_proof": "one claim about an off-policy estimator, held against the storefront's truth",
-    "goal_sweep": "one episode of one trained model under one goal, or of a ranker beside it",
-    "decoding": "one episode under a greedy or a looking-ahead decoder",
-    "comparisons": "one paired comparison that a verdict rests on",
-    "agreement": "how far two columns of the leaderboard order the agents alike",
-    "verdicts": "one question that the report answers; holds is null where there is no verdict",
-    "leaderboard": "one agent, leg, setting and metric, with its interval and provenance",
-    "unsupported": "one leg that this data cannot support, with the reason",
-}
-_COLUMN_COMMENTS = {
-    "user_key": "63-bit hash of the user's id: a pseudonym",
-    "item": "dense index of the training window, 0 = not seen in it",
-    "user": "dense index of the training window, 0 = not seen in it",
-    "ci_low": "lower end of the 95 % interval, bootstrap clustered by user",
-    "ci_high": "upper end of the 95 % interval, bootstrap clustered by user",
-    "against": "the agent that difference and p_value compare with",
-    "seed_sd": "standard deviation of the seeds' means",
-}
+MARTS = (  # views that the queries share, each after those that it reads
+    "marts/agent_scores",
+    "marts/page_scores",
+    "marts/scores",
+    "marts/unit_scores",
+    "marts/rollout_means",
+)
 
 
 def build_results(tables: Mapping[str, Sequence[Path]], target: Path) -> None:
@@ -84,6 +58,9 @@ def build_results(tables: Mapping[str, Sequence[Path]], target: Path) -> None:
     with _replacing(target) as aside, duckdb.connect(aside) as con:
         for name in SCHEMAS:
             _publish(con, name, tables.get(name, ()))
+        for mart in MARTS:
+            con.execute(f"create view {quote(_name(mart))} as {sql_text(mart)}")
+        _comment(con, TABLES | {_name(mart): _header(mart) for mart in MARTS})
 
 
 def rebuild_views(tables: Mapping[str, Sequence[Path]], target: Path) -> None:
@@ -93,11 +70,11 @@ def rebuild_views(tables: Mapping[str, Sequence[Path]], target: Path) -> None:
     with _replacing(target) as aside:
         shutil.copyfile(target, aside)
         with duckdb.connect(aside) as con:
-            kinds = dict(con.execute("select table_name, table_type from information_schema.tables").fetchall())
-            for name in sorted(VIEWS & set(tables)):
-                kind = "view" if kinds.get(name) == "VIEW" else "table"
-                con.execute(f"drop {kind} if exists {quote(name)}")
+            kinds, names = _kinds(con), sorted(VIEWS & set(tables))
+            for name in names:
+                con.execute(f"drop {kinds.get(name, 'table')} if exists {quote(name)}")
                 _publish(con, name, tables[name])
+            _comment(con, {name: TABLES[name] for name in names})
 
 
 def query(target: Path, name: str, params: Mapping[str, Any] | None = None) -> pa.Table:
@@ -163,11 +140,35 @@ def _publish(con: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path]) -
         raise StorageError(f"Cannot publish {name}: {_first_line(error)} Materialise {name} again.") from None
     finally:
         con.unregister("_none")
-    if comment := _TABLE_COMMENTS.get(name):
-        con.execute(f"comment on {kind} {quote(name)} is {literal(comment)}")
-    if kind == "table":
-        for column in set(_COLUMN_COMMENTS) & set(SCHEMAS[name].names):
-            con.execute(f"comment on column {quote(name)}.{quote(column)} is {literal(_COLUMN_COMMENTS[column])}")
+
+
+def _comment(con: duckdb.DuckDBPyConnection, relations: Mapping[str, str]) -> None:
+    """Say of each relation what a row is, and of each of its columns what it means."""
+    kinds = _kinds(con)
+    columns = con.execute("select table_name, column_name from duckdb_columns() where not internal").fetchall()
+    con.begin()  # one by one, hundreds of comments would wait for the disk
+    for name, text in relations.items():
+        con.execute(f"comment on {kinds[name]} {quote(name)} is {literal(text)}")
+    for name, column in columns:
+        if name in relations and (told := meaning(name, column)):
+            con.execute(f"comment on column {quote(name)}.{quote(column)} is {literal(told)}")
+    con.commit()
+
+
+def _kinds(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Each relation and whether it is a table or a view."""
+    rows = con.execute("select table_name, table_type from information_schema.tables").fetchall()
+    return {name: "view" if kind == "VIEW" else "table" for name, kind in rows}
+
+
+def _name(mart: str) -> str:
+    return mart.removeprefix("marts/")
+
+
+def _header(mart: str) -> str:
+    """The comment at the top of a select: what a row is."""
+    lines = takewhile(lambda line: line.startswith("--"), sql_text(mart).splitlines())
+    return " ".join(line.removeprefix("--").strip() for line in lines)
 
 
 def _published_columns(name: str) -> Iterator[str]:
@@ -198,6 +199,10 @@ def _answer(con: duckdb.DuckDBPyConnection, select: str, params: Mapping[str, An
     except duckdb.IOException as error:
         raise StorageError(
             f"A file behind the results is missing: {_first_line(error)} If the folder was moved, run make query once."
+        ) from None
+    except duckdb.CatalogException as error:
+        raise StorageError(
+            f"These results were built by another version: {_first_line(error)} Build them anew with make demo."
         ) from None
 
 

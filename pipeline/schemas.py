@@ -100,8 +100,12 @@ SCHEMAS: dict[str, pa.Schema] = {
         rejects=pa.int64(),  # rows_in + unpacked = events + duplicates + rejects
         left_out=pa.int64(),  # of the rejects: what the experiment chose to leave out, as by its time range
     ),
-    "mentions": _schema(  # one row an item of which a partition's showings say something
-        item_id=pa.string(), category=pa.string(), brand=pa.string(), shop=pa.string()
+    "mentions": _schema(  # one row a thing that a partition's showings say of an item
+        item_id=pa.string(),
+        category=pa.string(),
+        brand=pa.string(),
+        shop=pa.string(),
+        first_ts=TIME,  # when they first said it
     ),
     "pools": _schema(  # one row a logged request: what its page could have been composed of
         request_id=pa.string(),
@@ -361,7 +365,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         pool=pa.string(),  # logged, catalogue or sampled
     ),
     "ope_proof": _schema(  # one row a claim about an estimator that was held against the storefront's truth
-        claim=pa.string(),  # on_policy, coverage, bias, rmse_slope, doubly_robust/…, refused, supported, selection/…
+        claim=pa.string(),  # on_policy, coverage, bias, rmse_slope, doubly_robust, refused, supported, selection …
         setting=pa.string(),  # page: first pages of 10 slots; item: pages of one item; session: sessions of such pages
         estimator=pa.string(),
         target=pa.string(),  # the policy that was judged
@@ -384,7 +388,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "decoding": _schema(  # one row an episode under one decoder: does this data need RL at all?
         setting=pa.string(),
-        decoder=pa.string(),  # greedy, or a beam of some width that sees what comes of its pages
+        decoder=pa.string(),  # greedy, best_page or lookahead: see pipeline/evaluation/decoding.py
         user_key=pa.int64(),
         **{name: pa.float64() for name in ("return", "depth")},
     ),
@@ -401,10 +405,10 @@ SCHEMAS: dict[str, pa.Schema] = {
         difference_low=pa.float64(),
         difference_high=pa.float64(),
         effect_size=pa.float64(),  # Cohen's d of the users' differences
-        share_better=pa.float64(),  # of the users with a difference
+        share_better=pa.float64(),  # of the users, a tie counting half
         p_value=pa.float64(),  # sign-flip permutation test over users
         p_adjusted=pa.float64(),  # Holm over all rows of the same family
-        family=pa.string(),
+        family=pa.string(),  # rl_helps: what the rule of that verdict reads; beside_it: the rest
         n=pa.int64(),
         users=pa.int64(),
         seeds=pa.int32(),
@@ -423,8 +427,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         sentence=pa.string(),
     ),
     "verdicts": _schema(  # one row a question that the report answers
-        verdict=pa.string(),  # rl_helps, needs_rl, legs_agree, overestimation, best_goal …
-        subject=pa.string(),  # an agent, or empty
+        verdict=pa.string(),  # rl_helps, best_agent, needs_rl, legs_agree, overestimation, gate_predicts
+        subject=pa.string(),  # an agent, a world (needs_rl, gate_predicts), or empty
         holds=pa.bool_(),  # null: no verdict
         headline=pa.string(),
         reason=pa.string(),  # the numbers that it rests on, or what is missing

@@ -130,6 +130,14 @@ def load_simulator(store: Store, name: str, experiment: Experiment, task: Task) 
     return Simulator(name, experiment.simulators.side(name), members, shown.to(task.device))
 
 
+def acting_model(store: Store, name: str) -> tuple[dict[str, Any], Path]:
+    """What an agent that ranks by a published user model is built from: settings, and the acting member's weights."""
+    folder = store.require("simulators", name).folder
+    described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    model = {"class": described["class"], **described["settings"]}
+    return {"simulator": name, "user_model": model}, folder / WEIGHTS.format(0)
+
+
 def judge_simulators(inputs: dict[str, list[Path]], store: Store, experiment: Experiment, out: Path) -> None:
     """Hold every user model against the gate: write ``simulator_gate`` and ``simulator_reliability`` to ``out``."""
     torch.set_num_threads(1)

@@ -112,8 +112,11 @@ class Store:
 
     def current(self, table: str, part: str = WHOLE) -> Version | None:
         """The current version of a part, or None when it was never published."""
-        versions = self._manifest(table).get(part, [])
-        return self._version(table, part, versions[0]) if versions else None
+        return next(iter(self.versions(table, part)), None)
+
+    def versions(self, table: str, part: str = WHOLE) -> list[Version]:
+        """The versions of a part that are kept, newest first."""
+        return [self._version(table, part, name) for name in self._manifest(table).get(part, [])]
 
     def require(self, table: str, part: str = WHOLE) -> Version:
         """The current version of a part; StorageError when there is none."""

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors.torch import load_file
 from tqdm import tqdm
 
 from models.base import AgentConfig, GradientAgent, Task
-from pipeline.artifacts import agent_config, load_checkpoint, save_agent, save_checkpoint
+from pipeline.artifacts import Weighted, agent_config, load_checkpoint, save_agent, save_checkpoint
 from pipeline.evaluation.rerank import validation_score
 from pipeline.evaluation.sessions import CandidateSessions, load_sessions
 from pipeline.experiment import Budget, Experiment
 from pipeline.schemas import SCHEMAS
 from pipeline.task import load_task, transitions
+from pipeline.tuning import LogRow, tune
 from pipeline.warehouse import write_parquet
 from pipeline.workers import in_processes
 
@@ -37,6 +39,7 @@ class Run:
     work: Path  # checkpoints live here until the agent is published
     out: Path
     line: int = 0  # of its progress bar: seeds train side by side
+    weights: Path | None = None  # of an agent that learns nothing itself
 
 
 @dataclass(frozen=True)
@@ -51,31 +54,51 @@ class Outcome:
     stopped_by: str  # gradient_steps, patience, max_seconds, or "nothing to train"
 
 
+Logged = tuple[Outcome, list[LogRow]]
+
+
 def train_agent(
-    name: str, target: str, experiment: Experiment, inputs: dict[str, list[Path]], work: Path, out: Path
+    name: str,
+    target: str,
+    experiment: Experiment,
+    inputs: dict[str, list[Path]],
+    work: Path,
+    out: Path,
+    fitted: tuple[dict[str, Any], Path] | None = None,
 ) -> list[Outcome]:
     """Train every seed of an agent and write ``out/seed-<s>/`` and ``out/training_log.parquet``.
 
-    A training that was killed goes on from its last checkpoint in ``work``. An agent whose seed changes nothing is
-    run with the first seed only. Raises ConfigError for settings that the agent does not know.
+    An agent with a grid is tuned first: one training a trial, with the first seed. ``fitted`` are more settings and the
+    weights of an agent that ranks by a user model. A training that was killed goes on from its last checkpoint in
+    ``work``. An agent whose seed changes nothing is run with the first seed only. Raises ConfigError for settings that
+    the agent does not know.
     """
-    settings = experiment.agents[name]
-    config = agent_config(name, target, settings)
+    given, weights = fitted or ({}, None)
+    first = experiment.seeds[0]
+
+    def run(settings: dict[str, Any], trial: int, seed: int, line: int, out: Path | None = None) -> Run:
+        # The chosen trial and its first seed are the same run, so they share a folder: it is not trained again.
+        folder = work / f"trial-{trial}" / f"seed-{seed}"
+        return Run(name, target, settings, seed, experiment, inputs, folder, out or folder, line, weights)
+
+    def train(tried: list[dict[str, Any]]) -> list[Logged]:
+        runs = [run(settings, trial, first, line=trial) for trial, settings in enumerate(tried)]
+        return in_processes(_train_run, runs, experiment.device)
+
+    tuned = tune(name, {**experiment.agents[name], **given}, train)
+    config = agent_config(name, target, tuned.settings)
     seeds = experiment.seeds if config.stochastic else experiment.seeds[:1]
-    runs = [
-        Run(name, target, settings, seed, experiment, inputs, work / f"seed-{seed}", out / f"seed-{seed}", line)
-        for line, seed in enumerate(seeds)
-    ]
-    trains = isinstance(config.build(load_task(inputs, experiment), seeds[0]), GradientAgent)
+    runs = [run(tuned.settings, tuned.trial, seed, line, out / f"seed-{seed}") for line, seed in enumerate(seeds)]
+    trains = isinstance(config.build(load_task(inputs, experiment), first), GradientAgent)
     results = in_processes(_train_run, runs, experiment.device, workers=None if trains else 1)
-    rows = [row for _, logged in results for row in logged]
+    rows = [*tuned.rows, *(row for _, logged in results for row in logged)]
     columns = dict(zip(SCHEMAS["training_log"].names, zip(*rows, strict=True), strict=True)) if rows else {}
     table = pa.table(columns, schema=SCHEMAS["training_log"]) if rows else SCHEMAS["training_log"].empty_table()
     write_parquet(out / "training_log.parquet", "training_log", table.to_batches())
     return [outcome for outcome, _ in results]
 
 
-def _train_run(run: Run) -> tuple[Outcome, list[tuple[str, int, int, str, float]]]:
+def _train_run(run: Run) -> Logged:
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
     task = load_task(run.inputs, run.experiment)
@@ -86,6 +109,8 @@ def _train_run(run: Run) -> tuple[Outcome, list[tuple[str, int, int, str, float]
         outcome, rows = trainer.run_budget()
     else:
         outcome, rows = Outcome(run.seed, 0, 0, float("nan"), 0.0, "nothing to train"), []
+    if run.weights and isinstance(agent, Weighted):
+        agent.load_state_dict(load_file(run.weights))
     save_agent(run.out, agent, run.target, config, run.seed)
     return outcome, [(run.name, run.seed, *row) for row in rows]
 

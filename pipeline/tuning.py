@@ -24,9 +24,10 @@ Train = Callable[[list[dict[str, Any]]], "list[tuple[Outcome, list[LogRow]]]"]  
 
 @dataclass(frozen=True)
 class Tuned:
-    """The settings of the best trial, without the grid, and what is to be logged of all of them."""
+    """The settings of the best trial, without the grid, which one it was, and what is to be logged of all of them."""
 
     settings: dict[str, Any]
+    trial: int
     rows: list[LogRow]
 
 
@@ -44,20 +45,26 @@ def trials(name: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
+def tried_settings(name: str, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The whole settings of each trial, without the grid."""
+    fixed = {key: value for key, value in settings.items() if key != GRID}
+    return [{**fixed, **trial} for trial in trials(name, settings)]
+
+
 def tune(name: str, settings: Mapping[str, Any], train: Train) -> Tuned:
     """Train all trials of the grid and choose by validation; the earlier one wins a draw."""
-    fixed = {key: value for key, value in settings.items() if key != GRID}
-    tried = trials(name, settings)
+    tried = tried_settings(name, settings)
     if len(tried) == 1:
-        return Tuned({**fixed, **tried[0]}, [])
-    results = train([{**fixed, **trial} for trial in tried])
+        return Tuned(tried[0], 0, [])
+    results = train(tried)
     scores = [outcome.validation for outcome, _ in results]
     if any(math.isnan(score) for score in scores):
         raise ConfigError(f"agents.{name}: it has nothing to train, so its {GRID} chooses nothing; leave it out.")
     rows: list[LogRow] = []
-    for trial, (outcome, logged) in zip(tried, results, strict=True):
+    for trial, (outcome, logged) in zip(trials(name, settings), results, strict=True):
         label = " ".join(f"{key}={value}" for key, value in trial.items())
         rows += [(agent, seed, step, f"trial {label}: {metric}", value) for agent, seed, step, metric, value in logged]
         rows.append((name, outcome.seed, outcome.steps, f"trial {label}: seconds", outcome.seconds))
         rows.append((name, outcome.seed, outcome.best_step, f"trial {label}: best_validation", outcome.validation))
-    return Tuned({**fixed, **tried[scores.index(max(scores))]}, rows)
+    best = scores.index(max(scores))
+    return Tuned(tried[best], best, rows)

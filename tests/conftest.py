@@ -26,7 +26,14 @@ TINY = {
     "agents": {name: {} for name in AGENTS},
     "seeds": [11],
     "profile": "demo",
-    "budget": {"gradient_steps": 4, "batch_size": 32, "validate_every": 2, "simulator_steps": 3, "bootstrap": 100},
+    "budget": {
+        "gradient_steps": 4,
+        "batch_size": 32,
+        "validate_every": 2,
+        "simulator_steps": 3,
+        "bootstrap": 100,
+        "proof_logs": 20,
+    },
 }
 
 

@@ -94,10 +94,23 @@ def demo_tables() -> dict[str, pa.Table]:
         "simulator_gate": table("simulator_gate", _simulator_gate()),
         "simulator_reliability": table("simulator_reliability", _reliability()),
         "coverage": table("coverage", _coverage(rollout)),
-        "training_log": table("training_log", _training_log(rng)),
+        "ope": table("ope", _ope()),
+        "ope_calibration": table(
+            "ope_calibration",
+            [{"bin": k, "predicted": 0.1 * k, "observed": 0.11 * k, "count": 50} for k in range(1, 6)],
+        ),
+        "training_log": table("training_log", [*_training_log(rng), *_trials()]),
         "rerank": table("rerank", rerank),
         "rollout": table("rollout", rollout),
+        "goal_sweep": table("goal_sweep", _goal_sweep()),
         "leaderboard": table("leaderboard", _leaderboard(rerank, rollout)),
+        "decoding": table("decoding", _decoding()),
+        "comparisons": table("comparisons", _comparisons()),
+        "agreement": table("agreement", _agreement()),
+        "verdicts": table("verdicts", _verdicts()),
+        "ope_pages": table("ope_pages", _ope_pages()),
+        "ope_proof": table("ope_proof", _ope_proof()),
+        "history": table("history", _history()),
         "unsupported": table(
             "unsupported", [{"leg": "ope", "reason": "page propensities leave an effective sample size under 50"}]
         ),
@@ -184,6 +197,62 @@ def _coverage(rollout: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def _ope() -> list[dict[str, Any]]:
+    """Both seeds of two agents; random's estimates are not supported."""
+    return [
+        {"agent": agent, "seed": seed, "setting": "page", "estimator": estimator, "value": value,
+         "ci_low": value - 0.1, "ci_high": value + 0.1, "gain": value - 0.9, "gain_low": value - 1.0,
+         "gain_high": value - 0.8, "n": 500, "users": USERS, "ess": ess + seed, "tail_index": 0.3, "max_weight": 9.0,
+         "mean_weight": 0.97, "mean_weight_error": 0.02, "clipped_share": 0.0, "overlap": 0.8, "supported": ess > 50,
+         "reason": "" if ess > 50 else "effective sample size 31 under 50", "temperature": 1.0,
+         "propensities": "fitted", "pool": "sampled"}
+        for agent, value, ess in (("goalrec_off", 1.2, 140.0), (HOSTILE, 1.0, 120.0), ("random", 0.7, 20.0))
+        for seed in ((11, 13) if agent in SEEDED else (11,))
+        for estimator in ("sn_iips", "sn_cascade_dr", "sips")
+    ]  # fmt: skip
+
+
+def _trials() -> list[dict[str, Any]]:
+    """What tuning logged of two trials of one agent."""
+    return [
+        {"agent": "goalrec_off", "seed": 11, "step": 200, "metric": f"trial rate={rate}: {metric}", "value": value}
+        for rate, best in ((0.001, 0.38), (0.003, 0.41))
+        for metric, value in (("loss", 0.7), ("best_validation", best), ("seconds", 12.0))
+    ]
+
+
+def _ope_pages() -> list[dict[str, Any]]:
+    """Three pages of two slots that both seeds of an agent fill as the log did, or twice as readily."""
+    chances = {name: [0.5, 0.25] for name in ("behaviour", "behaviour_marginal")}
+    return [
+        {"agent": "goalrec_off", "seed": seed, "session_id": 5, "user_key": 6, "step": step, "reward": [1.0, 0.0],
+         **chances, **{name: [0.5, 0.25 * (1 + step % 2)] for name in ("target", "target_marginal")},
+         "q_logged": [0.6, 0.2], "v_target": [0.5, 0.3]}
+        for seed in (11, 13)
+        for step in range(3)
+    ]  # fmt: skip
+
+
+def _ope_proof() -> list[dict[str, Any]]:
+    """A claim that holds, and one without an upper bound that does not."""
+    labels = {"setting": "page", "estimator": "rips", "target": "near", "n": 400, "logs": 220, "truth": 1.6}
+    return [
+        labels | {"claim": "coverage", "value": 0.94, "least": 0.9, "most": 0.98, "holds": True},
+        labels | {"claim": "visibly_biased", "value": 0.01, "least": 0.05, "most": None, "holds": False},
+    ]
+
+
+def _history() -> list[dict[str, Any]]:
+    """One figure in two published leaderboards, before and after the code changed."""
+    return [
+        {"published_at": START + timedelta(days=day), "leaderboard": f"b0a2d-{day}", "agent": "goalrec_off",
+         "leg": "rerank", "setting": "paged", "metric": "map", "value": value, "ci_low": value - 0.02,
+         "ci_high": value + 0.02, "n": 54, "data_hash": "d4ta" * 4, "code_hash": code, "config_hash": "c0nf" * 4,
+         "commit": "0123abcd"}
+        for day, value, code in ((40, 0.48, "01d" * 5), (41, 0.5, "c0de" * 4))
+    ]  # fmt: skip
+
+
 def _training_log(rng: np.random.Generator) -> list[dict[str, Any]]:
     return [
         {"agent": agent, "seed": seed, "step": step, "metric": metric,
@@ -226,6 +295,77 @@ def _rollout(rng: np.random.Generator) -> list[dict[str, Any]]:
         for seed in ((11, 13) if agent in SEEDED else (11,))
         for user, value in enumerate((level + taste + rng.normal(0, 0.3, USERS)).tolist(), start=1)
     ]  # fmt: skip
+
+
+def _goal_sweep() -> list[dict[str, Any]]:
+    """One agent under four goals, on the first of the users of the roll-outs; the last goal is worse in everything."""
+    rng = np.random.default_rng(6)
+    figures = {
+        "as trained": (4.9, 0.30, 5.0), "clicks": (5.2, 0.20, 5.1), "depth": (4.0, 0.10, 5.6), "exit": (2.0, 0.0, 3.0)
+    }  # fmt: skip
+    return [
+        {"setting": setting, "agent": "goalrec_off", "seed": seed, "goal": goal, "weights": '{"clicks": 1.0}',
+         "user_key": user, **dict(zip(("clicks", "purchases", "depth"), wished, strict=True)), "return": wished[0]}
+        for setting, _, side in WORLDS
+        if side != "train"
+        for seed in (11, 13)
+        for goal, mean in figures.items()
+        for user in range(1, USERS - 9)
+        for wished in [(np.array(mean) + rng.normal(0, 0.05, 3)).tolist()]
+    ]  # fmt: skip
+
+
+def _decoding() -> list[dict[str, Any]]:
+    """Looking ahead is worth a quarter more than the best page at a time."""
+    rng = np.random.default_rng(7)
+    taste = rng.normal(0, 1.0, USERS)
+    return [
+        {"setting": "judge/attention/natural", "decoder": decoder, "user_key": user, "return": value, "depth": 5.0}
+        for decoder, level in (("greedy", 8.0), ("best_page", 7.8), ("lookahead", 10.0))
+        for user, value in enumerate((level + taste + rng.normal(0, 0.3, USERS)).tolist(), start=1)
+    ]
+
+
+def _comparisons() -> list[dict[str, Any]]:
+    """One agent against two controls in both worlds that judge, and against the reference in re-ranking."""
+    figures = [
+        ("goalrec_off_discount_0", "discount_0", "rollout", "truth", "return", 0.8, 0.0004, 0.0016),
+        ("goalrec_off_discount_0", "discount_0", "rollout", "judge/attention/natural", "return", 0.3, 0.04, 0.08),
+        (HOSTILE, "supervised", "rollout", "truth", "return", 0.9, 0.0004, 0.0016),
+        (HOSTILE, "supervised", "rollout", "judge/attention/natural", "return", -0.1, 0.6, 0.6),
+        ("popularity", "reference", "rerank", "paged", "ndcg_reward_20", 0.08, 0.0004, 0.0004),
+    ]
+    return [
+        {"agent": "goalrec_off", "against": against, "control": control, "leg": leg, "setting": setting,
+         "metric": metric, "value": 6.1, "against_value": 6.1 - difference, "difference": difference,
+         "difference_low": difference - 0.05, "difference_high": difference + 0.05, "effect_size": difference / 2,
+         "share_better": 0.5 + difference / 4, "p_value": p, "p_adjusted": adjusted,
+         "family": "beside_it" if control == "reference" else "rl_helps", "n": USERS, "users": USERS, "seeds": 2,
+         "seed_low": difference - 0.02, "seed_high": difference + 0.02}
+        for against, control, leg, setting, metric, difference, p, adjusted in figures
+    ]  # fmt: skip
+
+
+def _agreement() -> list[dict[str, Any]]:
+    return [
+        {"first_leg": "rollout", "first_setting": "truth", "second_leg": leg, "second_setting": setting, "agents": 4,
+         "tau": tau, "p_value": p, "opposed": opposed, "sentence": f"True value and {setting} were compared."}
+        for leg, setting, tau, p, opposed in (
+            ("rollout", "judge/attention/natural", 1.0, 0.08, 0), ("rerank", "paged", 0.33, 0.7, 1))
+    ]  # fmt: skip
+
+
+def _verdicts() -> list[dict[str, Any]]:
+    claims: list[tuple[str, str, bool | None, str, str]] = [
+        ("rl_helps", "", None, "No verdict: controls not run", "Missing: supervised rankers (gru4rec and sasrec)."),
+        ("rl_helps", "goalrec_off", None, "No verdict on goalrec_off: controls not run", "Against itself: +0.800."),
+        ("best_agent", "goalrec_off", True, "goalrec_off is best by true value", "goalrec_off has 5.95 [5.71, 6.18]."),
+        ("needs_rl", "truth", True, "Looking ahead pays in the storefront's truth", "It reaches 0.85 [0.83, 0.87]."),
+        ("legs_agree", "", False, "The legs disagree on 1 pair of agents", f"{HOSTILE} over random, and back."),
+        ("overestimation", "goalrec_off", True, "goalrec_off expects 7.20 more than comes", "+7.20 [6.90, 7.50]."),
+    ]
+    columns = ("verdict", "subject", "holds", "headline", "reason")
+    return [dict(zip(columns, claim, strict=True)) | {"place": n} for n, claim in enumerate(claims, start=1)]
 
 
 def _leaderboard(rerank: list[dict[str, Any]], rollout: list[dict[str, Any]]) -> list[dict[str, Any]]:

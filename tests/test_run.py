@@ -12,10 +12,11 @@ import pyarrow as pa
 import pytest
 
 from models import AGENTS
-from pipeline.evaluation.run import AgentRun, _simulated, unsupported
+from pipeline.evaluation.legs import unsupported
+from pipeline.evaluation.run import AgentRun, _simulated
 from pipeline.experiment import Experiment, load_experiment
 from pipeline.plan import PRODUCTION, STEPS, Plan
-from pipeline.results import query
+from pipeline.results import open_results, query
 from pipeline.simulation import failed_criteria
 from pipeline.task import TASK_TABLES
 from pipeline.warehouse import read_table
@@ -69,11 +70,23 @@ def test_the_oracles_order_the_storefront(tiny: Run) -> None:
     assert value["oracle_farsighted"] > value["oracle_myopic"] > value["logging"] > value["random"]
 
 
+def test_every_number_of_the_leaderboard_is_the_mean_of_the_rows_behind_it(tiny: Run) -> None:
+    keys = ["agent", "leg", "setting", "metric"]
+    with open_results(tiny.plan.results) as con:
+        board = con.sql("select * from leaderboard where n > 0").df().set_index(keys)
+        means = con.sql("select agent, leg, setting, metric, avg(value) as value from unit_scores group by all").df()
+    found = means.set_index(keys)["value"].loc[board.index]
+    assert {"rerank", "rollout"} <= set(board.index.get_level_values("leg"))
+    assert (found - board["value"]).abs().max() < 1e-9
+    assert query(tiny.plan.results, "ope_recomputed").to_pandas()["error"].abs().fillna(0).max() < 1e-9
+    assert query(tiny.plan.results, "trend").num_rows == query(tiny.plan.results, "leaderboard").num_rows
+
+
 def test_a_user_model_that_fails_its_gate_answers_for_nobody(tiny: Run) -> None:
     failed = failed_criteria(tiny.plan.store.files("simulator_gate"))
     assert set(failed) == {"rnn", "attention"}
     assert all(any("sessions" in clause for clause in clauses) for clauses in failed.values())  # too few to judge by
-    reason = unsupported(tiny.experiment, failed)["rollout in a judge"]
+    reason = unsupported(tiny.experiment, failed, "")["rollout in a judge"]
     assert reason.startswith("no user model passed the gate that lets it judge (attention: session sessions is ")
     assert reason in tiny.plan.report.read_text(encoding="utf-8").replace("&#39;", "'")
     assert not read_table(tiny.plan.store.files("rollout"), "rollout").to_pandas().query("side != 'truth'").size
@@ -103,7 +116,7 @@ def test_the_legs_that_are_missing_give_their_reason(tiny: Run) -> None:
     assert row
     with duckdb.connect() as con:
         con.execute(f"attach '{tiny.plan.results}' as r (read_only)")
-        assert con.sql("select leg from r.unsupported").fetchall() == [("ope",), ("rollout in a judge",)]
+        assert con.sql("select leg from r.unsupported").fetchall() == [("rollout in a judge",)]
     assert "Not supported, because" in tiny.plan.report.read_text(encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 
 from pipeline.defs.assets import EXPERIMENT, key
+from pipeline.leakage import CANARIES, leaks
 from pipeline.plan import STEPS, Plan
 from pipeline.schemas import SCHEMAS
 
@@ -85,6 +86,19 @@ def no_future_in_features() -> dg.AssetCheckResult:
         features = plan.store.files("features", [part])
         problems += check_features(features, impressions, described, mentions=mentions)
     return verdict(problems, partitions=len(some))
+
+
+def leakage_check(table: str) -> dg.AssetChecksDefinition:
+    """A canary: whether a table knows anything that it must not know yet."""
+
+    @dg.asset_check(asset=key(table), name="no_leakage", blocking=True, description=CANARIES[table].claim)
+    def no_leakage() -> dg.AssetCheckResult:
+        return verdict(leaks(table, Plan(EXPERIMENT).store.files, EXPERIMENT.history.positives))
+
+    return no_leakage
+
+
+leakage_checks = [leakage_check(table) for table in CANARIES]
 
 
 def gate_check(name: str) -> dg.AssetChecksDefinition:

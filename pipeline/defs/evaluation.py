@@ -59,7 +59,7 @@ def ope_proof(context: dg.AssetExecutionContext):
 @step_asset(spec("leaderboard"))
 def leaderboard(context: dg.AssetExecutionContext):
     def build(job):
-        from pipeline.evaluation.run import build_leaderboard
+        from pipeline.evaluation.legs import build_leaderboard
 
         build_leaderboard(job)
 

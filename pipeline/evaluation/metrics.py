@@ -13,6 +13,8 @@ A session is one query, its logged impressions are the documents. Binary relevan
 Negative rewards count as 0, as in trec_eval.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -55,9 +57,10 @@ def _metrics(rewards: Rewards, relevant: Flags, lengths: Lengths) -> dict[str, F
     width = rewards.shape[1]
     ranks = np.arange(1, width + 1)
     real = ranks <= lengths[:, None]  # [S, L]
-    hits = (relevant & real).astype(np.float64)  # [S, L]
+    relevant = relevant & real
+    hits = relevant.astype(np.float64)  # [S, L]
     gains = np.where(real, np.maximum(rewards, 0), 0).astype(np.float64)  # [S, L]
-    found = hits.cumsum(axis=1)  # [S, L]
+    found = relevant.cumsum(axis=1, dtype=np.int32)  # [S, L]; adding integers takes a third of the time
     positives = found[:, -1]  # [S]
     at_20 = found[:, min(20, width) - 1]
     precision, recall = at_20 / 20, _ratio(at_20, positives)
@@ -65,11 +68,11 @@ def _metrics(rewards: Rewards, relevant: Flags, lengths: Lengths) -> dict[str, F
     dcg, reward_dcg = hits @ discounts, gains @ discounts  # [S, cut-offs]
     # The best order has its positives on top, so its binary DCG is a prefix sum of the discounts.
     prefix = np.vstack([np.zeros(len(NDCG_CUTOFFS)), discounts.cumsum(axis=0)])
-    ideal = prefix[positives.astype(np.intp)]
-    reward_ideal = np.sort(gains, axis=1)[:, ::-1] @ discounts
+    ideal = prefix[positives]
+    reward_ideal = np.sort(gains, axis=1) @ discounts[::-1].copy()  # both from the last rank to the first
     return {
         "map": _ratio(np.einsum("sl,sl,l->s", found, hits, 1 / ranks), positives),
-        "mrr": _ratio(np.ones_like(positives), 1 + hits.argmax(axis=1)) * (positives > 0),
+        "mrr": (positives > 0) / (1.0 + relevant.argmax(axis=1)),
         **{f"ndcg_{k}": _ratio(dcg[:, i], ideal[:, i]) for i, k in enumerate(NDCG_CUTOFFS)},
         **{f"ndcg_reward_{k}": _ratio(reward_dcg[:, i], reward_ideal[:, i]) for i, k in enumerate(NDCG_CUTOFFS)},
         "precision_20": precision,
@@ -79,6 +82,8 @@ def _metrics(rewards: Rewards, relevant: Flags, lengths: Lengths) -> dict[str, F
     }
 
 
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:
     """The quotient, 0 where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
+    out = np.zeros(len(numerator))
+    np.divide(numerator, denominator, out=out, where=denominator > 0)
+    return out

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import torch
+from threadpoolctl import threadpool_limits
 
 from models.base import Agent, Candidates, Task
 from pipeline.artifacts import load_agent
@@ -80,6 +81,11 @@ def estimate_agents(job: Job) -> None:
 
 def _estimate_agent(run: AgentRun) -> None:
     torch.set_num_threads(1)
+    with threadpool_limits(1):  # of BLAS: there is a process for each core
+        _write_estimates(run)
+
+
+def _write_estimates(run: AgentRun) -> None:
     task = load_task(run.inputs, run.experiment)
     judged = read_decisions(run.inputs["decisions"], task, run.experiment)
     rows: list[dict[str, Any]] = []

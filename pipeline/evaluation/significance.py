@@ -2,8 +2,11 @@
 
 Users are drawn, sessions come with them. The statistic is the mean over sessions, so a resample's value is a ratio of
 sums over the drawn users (Field and Welsh, JRSS B 2007: the cluster bootstrap). Intervals are percentiles.
+Each user is drawn Poisson(1) times rather than U users in all: a ratio of sums has the same limit (Chamandy et al.,
+"Estimating Uncertainty for Massive Data Streams", Google 2012), and independent weights cost a fifth.
 The test flips the sign of a user's whole difference, which is exact when the two rankers are exchangeable within users.
-Resampling is a matrix product of weights [resamples, U] and sums [U, M], in blocks of bounded memory.
+Resampling is a matrix product of weights [resamples, U] and sums [U, M] in single precision, in blocks of bounded
+memory; sums are centred first, so what is rounded is small beside the spread.
 """
 
 from collections.abc import Iterator
@@ -12,12 +15,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import poisson
 
 from pipeline.errors import DataError
 
 Floats = NDArray[np.float64]
 CELLS = 1 << 19  # of a block of weights: larger ones leave the cache, which costs a factor of two
 LEVEL = 0.95
+ROUNDING = 1e-6  # of single precision, relative to the sum of absolute values
 REASONS = {0: "no session has a value", 1: "one user: the spread between users is unknown"}
 
 
@@ -33,12 +38,16 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference of means with its 95 % interval and the two-sided permutation p-value."""
+    """A paired difference of means with its 95 % interval, its size among users, and the two-sided permutation p."""
 
     mean: float
     low: float
     high: float
     p_value: float
+    effect_size: (
+        float  # Cohen's d: mean over standard deviation of the users' mean differences; nan where all are equal
+    )
+    share_better: float  # of users, a tie counting half: the probability of superiority (McGraw and Wong, 1992)
     reason: str = ""
 
 
@@ -52,12 +61,28 @@ def cluster_bootstraps(
 ) -> list[Interval]:
     """``cluster_bootstrap`` of each column of ``values`` [S, M]; all see the same resamples of users."""
     sums, counts = _by_user(values, users)  # [U, M] each
-    means, n_users = _ratio(sums.sum(axis=0), counts.sum(axis=0)), (counts > 0).sum(axis=0)
-    if (counts == counts[:, :1]).all():
-        counts = counts[:, :1]  # one denominator serves all
-    both = np.hstack([sums, counts])
-    totals = np.vstack([weights @ both for weights in _multinomial(len(sums), resamples, seed)])
-    draws = _ratio(totals[:, : sums.shape[1]], totals[:, sums.shape[1] :])  # [resamples, M]
+    return _ratios(sums, counts, (counts > 0).sum(axis=0), resamples, seed)
+
+
+def ratio_of_means(a: ArrayLike, b: ArrayLike, users: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """The mean of ``a`` over the mean of ``b``, on the sessions [S] where both have a value."""
+    both = np.column_stack([a, b]).astype(np.float64)
+    both[np.isnan(both).any(axis=1)] = np.nan
+    sums, counts = _by_user(both, users)  # [U, 2]
+    return _ratios(sums[:, :1], sums[:, 1:], (counts[:, :1] > 0).sum(axis=0), resamples, seed)[0]
+
+
+def _ratios(
+    sums: Floats, denominators: Floats, n_users: NDArray[np.integer], resamples: int, seed: int
+) -> list[Interval]:
+    """The ratio of totals of each column of ``sums`` and ``denominators`` [U, M], ``n_users`` [M] of whom count."""
+    means = _ratio(sums.sum(axis=0), denominators.sum(axis=0))
+    if (denominators == denominators[:, :1]).all():
+        denominators = denominators[:, :1]  # one denominator serves all
+    residuals = sums - np.nan_to_num(means) * denominators  # [U, M], 0 in total
+    both = np.hstack([residuals, denominators]).astype(np.float32)
+    totals = np.vstack([weights @ both for weights in _poisson(len(sums), resamples, seed)]).astype(np.float64)
+    draws = means + _ratio(totals[:, : sums.shape[1]], totals[:, sums.shape[1] :])  # [resamples, M]
     bounds = np.full((2, sums.shape[1]), np.nan)
     known = n_users > 1
     if known.any():
@@ -84,11 +109,22 @@ def paired_differences(
         raise DataError(f"Paired values need the same sessions on both sides; got {a.shape} and {b.shape}.")
     difference = np.asarray(a - b, dtype=np.float64)
     intervals = cluster_bootstraps(difference, users, resamples, seed)
-    p_values = _sign_flips(_by_user(difference, users)[0], resamples, seed)
+    sums, counts = _by_user(difference, users)  # [U, M] each
+    columns = zip(_sign_flips(sums, resamples, seed), *_effects(_ratio(sums, counts)), strict=True)
     return [
-        Difference(interval.mean, interval.low, interval.high, np.nan if interval.reason else float(p), interval.reason)
-        for interval, p in zip(intervals, p_values, strict=True)
+        Difference(i.mean, i.low, i.high, np.nan if i.reason else float(p), float(d), float(share), i.reason)
+        for i, (p, d, share) in zip(intervals, columns, strict=True)
     ]
+
+
+def _effects(means: Floats) -> tuple[Floats, Floats]:
+    """Cohen's d and the share of users who are better off, [M] each, of the users' mean differences [U, M]."""
+    known = ~np.isnan(means)
+    n = known.sum(axis=0)
+    centre = _ratio(np.where(known, means, 0.0).sum(axis=0), n)
+    variance = _ratio(np.where(known, (means - centre) ** 2, 0.0).sum(axis=0), n - 1)
+    better = ((means > 0) + (means == 0) / 2).sum(axis=0)  # nan is neither
+    return _ratio(centre, np.sqrt(variance)), _ratio(better, n)
 
 
 def holm(p_values: ArrayLike) -> Floats:
@@ -118,32 +154,36 @@ def _by_user(values: NDArray[np.floating], users: ArrayLike) -> tuple[Floats, Fl
     return totals(np.where(valid, values, 0.0)), totals(valid)
 
 
-def _ratio(sums: Floats, counts: Floats) -> Floats:
-    out = np.full(sums.shape, np.nan)
-    np.divide(sums, counts, out=out, where=counts > 0)
+def _ratio(numerators: Floats, denominators: NDArray[Any]) -> Floats:
+    """The quotients, nan where the denominator is not above 0."""
+    out = np.full(numerators.shape, np.nan)
+    np.divide(numerators, denominators, out=out, where=denominators > 0)
     return out
 
 
-def _multinomial(n_users: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each user is drawn when ``n_users`` are drawn with replacement: blocks [b, U] of all resamples."""
+def _poisson(n_users: int, resamples: int, seed: int) -> Iterator[NDArray[np.float32]]:
+    """How often each user is drawn, Poisson(1): blocks [b, U] of all resamples."""
     rng = np.random.default_rng(seed)
+    # 16 random bits, looked up among the quantiles: many times as fast as drawing, with a variance off by 3e-5.
+    levels = (np.arange(1 << 16) + 0.5) / (1 << 16)
+    quantiles = np.searchsorted(poisson.cdf(np.arange(16), 1), levels).astype(np.uint8)
     for size in _blocks(n_users, resamples):
-        # Counting draws is several times as fast as numpy's multinomial with as many cells as draws.
-        drawn = rng.integers(n_users, size=(size, n_users), dtype=np.int32) + n_users * np.arange(size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=size * n_users).reshape(size, n_users).astype(np.float64)
+        words = rng.integers(1 << 64, size=(size, -(-n_users // 4)), dtype=np.uint64).view(np.uint16)
+        yield quantiles.take(words[:, :n_users]).astype(np.float32)
 
 
 def _sign_flips(sums: Floats, resamples: int, seed: int) -> Floats:
     """Two-sided p-values [M] of the users' sums [U, M] under independent signs; the data itself counts as one draw."""
     rng = np.random.default_rng(seed)
-    n_users, observed = len(sums), sums.sum(axis=0)
+    n_users, sums = len(sums), sums.astype(np.float32)
+    observed = sums.sum(axis=0, dtype=np.float64)
     # Sums that are equal on paper differ in their last bits; they must count as equally extreme.
-    threshold = np.abs(observed) - 1e-12 * np.abs(sums).sum(axis=0)
+    threshold = np.abs(observed) - ROUNDING * np.abs(sums).sum(axis=0, dtype=np.float64)
     extreme = np.ones(sums.shape[1])
     for size in _blocks(n_users, resamples):
         packed = rng.integers(256, size=(size, -(-n_users // 8)), dtype=np.uint8)
-        positive = np.unpackbits(packed, axis=1, count=n_users).astype(np.float64)
-        extreme += (np.abs(2 * positive @ sums - observed) >= threshold).sum(axis=0)
+        positive = np.unpackbits(packed, axis=1, count=n_users).astype(np.float32)
+        extreme += (np.abs(2 * (positive @ sums).astype(np.float64) - observed) >= threshold).sum(axis=0)
     return extreme / (resamples + 1)
 
 

@@ -22,7 +22,9 @@ ROLES = {  # rankers that are there to be compared with, and what they may see
     "oracle_myopic": "sees the truth, next page only",
     "oracle_farsighted": "sees the truth, looks ahead",
 }
-_NAMES = {"ndcg_reward_20": "NDCG@20", "map": "MAP", "oneshot": "one-shot"}
+_ESTIMATORS = {"sips": "SIPS", "iips": "IIPS", "rips": "RIPS", "cascade_dr": "cascade-DR", "ips": "IPS", "dr": "DR",
+               "pdis": "PDIS", "wis": "WIS", "fqe": "FQE"}  # fmt: skip
+_NAMES = {"ndcg_reward_20": "NDCG@20", "map": "MAP", "auc": "AUC", "oneshot": "one-shot"}
 
 
 class Column(NamedTuple):
@@ -35,8 +37,8 @@ class Column(NamedTuple):
         if self.leg == "rollout" and self.metric == "return":
             return "True value" if self.setting == "truth" else f"Return in {world(self.setting)}"
         if self.leg == "ope":
-            return f"OPE, {self.setting}"
-        return f"{_NAMES.get(self.metric, self.metric)}, {_NAMES.get(self.setting, self.setting)}"
+            return f"OPE, {estimator_name(self.setting.rpartition('/')[2])}"
+        return f"{metric_name(self.metric)}, {_NAMES.get(self.setting, self.setting)}"
 
 
 class Estimate(NamedTuple):
@@ -143,6 +145,22 @@ def world(setting: str) -> str:
     return f"{model}{' (train side)' if side == 'train' else ''}{kind}"
 
 
+def metric_name(metric: str) -> str:
+    """A metric as people read it."""
+    return _NAMES.get(metric, metric.replace("_", " "))
+
+
+def estimator_name(name: str) -> str:
+    """An off-policy estimator as people read it: ``sn_iips`` is "self-normalised IIPS"."""
+    kind = name.removeprefix("sn_")
+    return f"{'self-normalised ' if kind != name else ''}{_ESTIMATORS.get(kind, kind.replace('_', ' '))}"
+
+
+def judges(setting: str) -> bool:
+    """Whether roll-outs there count: in the storefront's truth, and in natural sessions with a user model that judges."""
+    return setting == "truth" or (setting.startswith("judge/") and setting.endswith("/natural"))
+
+
 def role(agent: str, reference: str | None) -> str:
     """What an agent is there for, empty for one that is on trial."""
     return "reference" if agent == reference else ROLES.get(agent, "")
@@ -159,7 +177,7 @@ def names(values: Iterable[str], limit: int = 20) -> str:
 def _is_headline(column: Column) -> bool:
     if column.leg == "rollout" and column.setting != "truth":
         # What an agent may have been tuned against is no headline, nor are sessions of a made-up length.
-        return column.metric == "return" and column.setting.startswith("judge/") and column.setting.endswith("/natural")
+        return column.metric == "return" and judges(column.setting)
     return column.metric == MAIN_METRIC.get(column.leg) or (column.leg, column.metric) == ("rerank", "map")
 
 

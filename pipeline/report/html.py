@@ -9,24 +9,19 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.report.board import LEGS, Board, Column, names
-from pipeline.report.charts import Point, curves, whiskers
+from pipeline.report.charts import whiskers
+from pipeline.report.claims import agreement_table, comparisons_table, topics, unsupported_table
+from pipeline.report.curves import training
 from pipeline.report.data import data_parts, file_names
+from pipeline.report.goals import goals
+from pipeline.report.off_policy import off_policy, unsupported_estimates
 from pipeline.report.page import Chart, Section, render
-from pipeline.report.simulators import simulators
-from pipeline.report.tables import (
-    DataTable,
-    agreement_table,
-    all_metrics_table,
-    leaderboard_table,
-    pivot,
-    plain_table,
-    ranks_table,
-)
+from pipeline.report.simulators import failures, simulators
+from pipeline.report.slices import slice_tables
+from pipeline.report.tables import DataTable, all_metrics_table, leaderboard_table, plain_table, ranks_table
 from pipeline.report.verdict import verdict
 from pipeline.results import query, read
 from pipeline.storage import write_atomically
-
-SHOWN_DISAGREEMENTS = 5
 
 
 @dataclass(frozen=True)
@@ -36,38 +31,42 @@ class Leg:
     text: str
 
 
-@dataclass(frozen=True)
-class Curves:
-    chart: Chart | None  # the validation metric
-    losses: Sequence[Chart]
-
-
 def write_report(
     results: Path, target: Path, experiment_name: str, description: str = "", extra: Sequence[Section] = ()
 ) -> None:
     """Write the report of an experiment to ``target``. Raises StorageError when there are no results yet."""
     board = Board(read(results, "leaderboard"))
-    unsupported = {row["leg"]: row["reason"] for row in read(results, "unsupported").to_pylist()}
+    unsupported = {row["leg"]: row["reason"] for row in _rows(read(results, "unsupported"))}
+    verdicts = _rows(query(results, "verdicts"))
+    agreement = _rows(query(results, "agreement"))
+    estimates = query(results, "off_policy")
+    gate = query(results, "simulator_gate")
     html = render(
         "report.html",
         kicker="Hindsight report",
         name=experiment_name,
         description=description,
-        verdict=verdict(board, unsupported, lambda a, b: _rows(query(results, "paired_difference", {"a": a, "b": b}))),
+        verdict=verdict(verdicts),
         board=board,
         leaderboard=leaderboard_table(board),
         legs=_legs(board, unsupported),
         ranks=ranks_table(board),
-        agreements=agreement_table(board),
-        disagreements=_disagreements(board),
+        agreements=agreement_table(agreement),
+        disagreements=[row["sentence"] for row in agreement if row["opposed"]],
+        topics=topics(verdicts),
+        comparisons=comparisons_table(_rows(query(results, "comparisons"))),
+        decoding=_decoding(query(results, "decoding")),
+        not_supported=unsupported_table(unsupported, failures(gate), unsupported_estimates(estimates), verdicts),
         value_charts=_value_charts(board),
         rerank_chart=_rerank_chart(board),
         metrics=_metrics(board),
         scored=plain_table("Test sessions and what they could measure", query(results, "sessions_scored"), SCORED),
-        slices=_slices(results),
-        curves=_learning_curves(_rows(query(results, "learning_curves"))),
+        goals=goals(query(results, "pareto")),
+        off_policy=off_policy(estimates, read(results, "ope_calibration"), read(results, "ope_proof")),
+        slices=slice_tables(query(results, "slices"), board.agents),
+        training=training(query(results, "learning_curves"), query(results, "trials")),
         simulators=simulators(
-            query(results, "simulator_gate"),
+            gate,
             read(results, "simulator_reliability"),
             query(results, "simulator_error"),
             query(results, "simulator_drop"),
@@ -85,6 +84,8 @@ SCORED = {"mode": "Mode", "sessions": "Sessions", "scored": "Scored", "no_positi
           "all_positive": "Only positives"}  # fmt: skip
 SPLITS = {"split": "Split", "start_ts": "From (UTC)", "end_ts": "To, exclusive", "sessions": "Sessions kept",
           "dropped": "Dropped: they cross the end"}  # fmt: skip
+DECODING = {"setting": "World", "decoder": "Decoder", "users": "Users", "return": "Return", "depth": "Pages",
+            "share_of_lookahead": "Of what looking ahead earns"}  # fmt: skip
 FILES = {"path": "Raw file", "kind": "Kind", "rows": "Rows", "size": "Bytes", "hash": "Hash"}
 
 
@@ -109,26 +110,12 @@ def _extent(board: Board, column: Column) -> str:
     return f"{len(estimates)} agents, n = {sizes_text} {unit} a seed"
 
 
-def _disagreements(board: Board) -> list[str]:
-    sentences = []
-    for found in board.agreements():
-        pairs = board.disagreements(found.first, found.second)
-        first, second = found.first.label, found.second.label
-        if not pairs:
-            sentences.append(f"{first} and {second}: no two agents are ordered oppositely with both intervals apart.")
-            continue
-        listed = names((f"{x} over {y}" for x, y in pairs), SHOWN_DISAGREEMENTS)
-        sentences.append(f"{first} puts {listed}; {second} puts them the other way round, with both intervals apart.")
-    return sentences
-
-
 def _value_charts(board: Board) -> list[Chart]:
     charts = []
-    for column in [*board.main_columns("rollout"), *board.main_columns("ope")]:
+    for column in board.main_columns("rollout"):
         estimates = board.column(column)
-        axis = f"{column.label} (reward per session)" if column.leg == "rollout" else column.label
-        description = f"{column.label} of {len(estimates)} agents with 95 % intervals"
-        charts.append(Chart(whiskers({column.label: estimates}, axis, board.reference), description))
+        figure = whiskers({column.label: estimates}, f"{column.label} (reward per session)", board.reference)
+        charts.append(Chart(figure, f"{column.label} of {len(estimates)} agents with 95 % intervals"))
     return charts
 
 
@@ -148,30 +135,8 @@ def _metrics(board: Board) -> list[DataTable]:
     ]
 
 
-def _slices(results: Path) -> DataTable | None:
-    rows = [row for row in _rows(query(results, "slices")) if row["mode"] == "paged"]
-    for row in rows:
-        row["column"] = f"{row['slice']} (n = {row['n']:,})"
-    if not rows:
-        return None
-    table = pivot(rows, ["agent"], "column", "ndcg_reward_20")
-    return plain_table("Paged NDCG@20 by kind of user and length of session", table, None)
-
-
-def _learning_curves(rows: list[dict[str, Any]]) -> Curves:
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    is_validation = [metric for metric in metrics if metric.startswith("validation") or "ndcg" in metric]
-    charts = {}
-    for metric in metrics:
-        series: dict[str, list[Point]] = {}
-        for row in rows:
-            if row["metric"] == metric:
-                point = Point(row["step"], row["value"], row["lowest"], row["highest"])
-                series.setdefault(row["agent"], []).append(point)
-        description = f"{metric} by gradient step of {names(series)}"
-        charts[metric] = Chart(curves(series, "gradient steps", metric), description)
-    first = charts[is_validation[0]] if is_validation else None
-    return Curves(first, [chart for metric, chart in charts.items() if chart is not first])
+def _decoding(table: pa.Table) -> DataTable | None:
+    return plain_table("Acting for the next page alone, and looking ahead", table, DECODING) if len(table) else None
 
 
 def _files(results: Path) -> list[DataTable]:

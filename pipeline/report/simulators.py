@@ -49,6 +49,13 @@ def simulators(gate: pa.Table, bins: pa.Table, error: pa.Table, drop: pa.Table, 
     )
 
 
+def failures(gate: pa.Table) -> list[str]:
+    """A sentence for each user model that may not judge, from the query ``simulator_gate``."""
+    rows = gate.to_pylist()
+    failed = {row["simulator"] for row in rows if row["passed"] is False}
+    return _verdicts([row for row in rows if row["simulator"] in failed])
+
+
 def _verdicts(rows: list[dict[str, Any]]) -> list[str]:
     sentences = []
     for name in dict.fromkeys(row["simulator"] for row in rows):

@@ -1,8 +1,9 @@
 """Tables for the report and for the terminal, built from the board and from published tables."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from math import isfinite
 from typing import Any
 
 import pyarrow as pa
@@ -74,26 +75,6 @@ def ranks_table(board: Board) -> DataTable:
     return DataTable("The place of each agent by each leg", [Cell("Agent"), *(Cell(c.label) for c in columns)], rows)
 
 
-def agreement_table(board: Board) -> DataTable:
-    rows = [
-        [
-            Cell(found.first.label),
-            Cell(found.second.label),
-            Cell(number(found.tau), "too few agents in common" if found.tau is None else "", found.tau, numeric=True),
-            Cell(p_value(found.p_value), sort=found.p_value, numeric=True),
-            _count(found.n),
-        ]
-        for found in board.agreements()
-    ]
-    return DataTable(
-        "Rank correlation between the legs",
-        [Cell(title) for title in ("One leg", "The other", "Kendall τ", "Significance", "Agents in both")],
-        rows,
-        "τ is 1 where both order the agents alike, −1 where one order is the other reversed. "
-        "With few agents τ itself is uncertain: read it with its p.",
-    )
-
-
 def plain_table(caption: str, table: pa.Table, head: Mapping[str, str] | None = None, note: str = "") -> DataTable:
     """Any table as it is, its columns named by ``head`` (all columns, in its order, or those of the table)."""
     columns = dict(head or {name: name for name in table.column_names})
@@ -101,15 +82,24 @@ def plain_table(caption: str, table: pa.Table, head: Mapping[str, str] | None = 
     return DataTable(caption, [Cell(title) for title in columns.values()], rows, note)
 
 
-def pivot(rows: Sequence[Mapping[str, Any]], index: Sequence[str], column: str, value: str) -> pa.Table:
-    """One row a combination of ``index``, one column each value of ``column``, both in the order of appearance."""
-    headers = list(dict.fromkeys(str(row[column]) for row in rows))
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows:
-        key = tuple(row[name] for name in index)
-        found.setdefault(key, dict(zip(index, key, strict=True)))[str(row[column])] = row[value]
-    names = [*index, *headers]
-    return pa.table({name: [row.get(name) for row in found.values()] for name in names})
+def number_cell(value: float | None, note: str = "", places: int | None = None) -> Cell:
+    """A number that sorts as one; a dash, without the note, where there is none."""
+    if value is None or not isfinite(value):
+        return _missing()
+    return Cell(number(value, places), note, float(value), numeric=True)
+
+
+def interval_cell(
+    value: float | None,
+    low: float | None,
+    high: float | None,
+    written: Callable[[float, int], str] = number,
+) -> Cell:
+    """A value with its interval under it, to the same digits."""
+    if value is None or not isfinite(value):
+        return _missing()
+    places = decimals(value)
+    return Cell(written(value, places), interval(low, high, places), float(value), numeric=True)
 
 
 def terminal_table(leaderboard: pa.Table) -> str:
@@ -162,18 +152,14 @@ def _estimate_cell(estimate: Estimate | None, scale: tuple[float, float] | None)
             round(100 * (end - low) / width, 2) for end in (estimate.interval[0], estimate.value, estimate.interval[1])
         )
         bar = (at_low, at_value, at_high)
-    places = decimals(estimate.value)
-    note = interval(estimate.low, estimate.high, places)
-    return Cell(number(estimate.value, places), note, estimate.value, bar, numeric=True)
+    return replace(interval_cell(estimate.value, estimate.low, estimate.high), bar=bar)
 
 
 def _difference_cell(estimate: Estimate | None) -> Cell:
     if estimate is None or estimate.difference is None:
         return _missing()
-    places = decimals(estimate.value)
-    bounds = interval(estimate.difference_low, estimate.difference_high, places)
-    note = f"{bounds} {p_value(estimate.p_value)}".strip()
-    return Cell(signed(estimate.difference, places), note, estimate.difference, numeric=True)
+    cell = interval_cell(estimate.difference, estimate.difference_low, estimate.difference_high, signed)
+    return replace(cell, note=f"{cell.note} {p_value(estimate.p_value)}".strip())
 
 
 def _scale(estimates: Sequence[Estimate]) -> tuple[float, float] | None:
@@ -194,10 +180,6 @@ def _plain_cell(value: Any) -> Cell:
     if isinstance(value, datetime):
         return Cell(f"{value:%Y-%m-%d %H:%M}")
     return Cell(str(value))
-
-
-def _count(n: int) -> Cell:
-    return Cell(f"{n:,}", sort=n, numeric=True)
 
 
 def _missing(numeric: bool = True) -> Cell:

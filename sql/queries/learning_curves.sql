@@ -1,4 +1,4 @@
--- Mean and range over the seeds of every training metric, by gradient step.
+-- Mean and range over the seeds of every training metric, by gradient step. The trials of tuning are in the query trials.
 select
     agent,
     metric,
@@ -8,5 +8,6 @@ select
     max(value) as highest,
     count(distinct seed) as seeds
 from training_log
+where metric not like 'trial %'
 group by agent, metric, step
 order by metric, agent, step

@@ -1,19 +1,13 @@
 -- $a minus $b on the sessions (or users) that both have, seeds averaged first.
 -- The interval is the normal approximation with a standard error clustered by user; the leaderboard's is a bootstrap.
 with measured as (
-    select
-        'rerank' as leg, mode as setting, metric, agent, session_id as unit, user_key, avg(value) as value
-    from rerank
-    unpivot (value for metric in (ndcg_reward_20, map))
-    where status = 'scored' and agent in ($a, $b)
-    group by mode, metric, agent, session_id, user_key
-    union all
-    select
-        'rollout' as leg, setting, metric, agent, user_key as unit, user_key, avg(value) as value
-    from rollout
-    unpivot (value for metric in ("return", depth))
-    where agent in ($a, $b)
-    group by setting, metric, agent, user_key
+    select leg, setting, metric, agent, coalesce(session_id, user_key) as unit, user_key, value
+    from unit_scores
+    where
+        agent in ($a, $b)
+        and (leg, metric) in (
+            ('rerank', 'ndcg_reward_20'), ('rerank', 'map'), ('rollout', 'return'), ('rollout', 'depth')
+        )
 ),
 paired as (
     select

@@ -9,27 +9,6 @@ intervals as (
     select leaderboard.setting, leaderboard.agent, leaderboard.ci_low, leaderboard.ci_high
     from leaderboard
     where leaderboard.leg = 'rollout' and leaderboard.metric = 'return'
-),
-episodes as (
-    select
-        rollout.setting,
-        rollout.agent,
-        count(*) as episodes,
-        count(distinct rollout.seed) as seeds,
-        avg(rollout."return") as "return",
-        var_samp(rollout."return") as return_variance,
-        avg(rollout.depth) as depth,
-        sum(rollout.clicks) / nullif(sum(rollout.clicks / nullif(rollout.ctr, 0)), 0) as ctr,
-        avg(rollout.purchases) as purchases,
-        avg(rollout.predicted_return) as predicted_return,
-        avg(rollout.discounted_return) as discounted_return,
-        avg(rollout.overestimation) as overestimation,
-        avg(rollout.diversity) as diversity,
-        avg(rollout.repeat_rate) as repeat_rate,
-        avg(rollout.out_of_support) as out_of_support,
-        avg(rollout.disagreement) as disagreement
-    from rollout
-    group by rollout.setting, rollout.agent
 )
 select
     episodes.setting,
@@ -51,7 +30,7 @@ select
     episodes.repeat_rate,
     episodes.out_of_support,
     episodes.disagreement
-from episodes
+from rollout_means as episodes
 left join intervals on intervals.setting = episodes.setting and intervals.agent = episodes.agent
 left join coverages on coverages.setting = episodes.setting and coverages.agent = episodes.agent
 order by episodes.setting = 'truth' desc, episodes.setting, episodes."return" desc, episodes.agent

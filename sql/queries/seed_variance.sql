@@ -1,16 +1,10 @@
 -- How much of an agent's uncertainty is luck of the training seed: the spread of the seeds' means beside the
 -- half-width of the interval over users. A ratio above 1 says: run more seeds before believing a difference.
 with seed_means as (
-    select
-        'rerank' as leg, mode as setting, 'ndcg_reward_20' as metric, agent, seed, avg(ndcg_reward_20) as value
-    from rerank
-    where status = 'scored'
-    group by mode, agent, seed
-    union all
-    select
-        'rollout' as leg, setting, 'return' as metric, agent, seed, avg("return") as value
-    from rollout
-    group by setting, agent, seed
+    select leg, setting, metric, agent, seed, avg(value) as value
+    from scores
+    where (leg, metric) in (('rerank', 'ndcg_reward_20'), ('rollout', 'return'))
+    group by leg, setting, metric, agent, seed
 ),
 spread as (
     select

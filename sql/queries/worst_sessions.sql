@@ -1,12 +1,11 @@
--- The twenty test sessions in which $agent loses most against the reference (paged, NDCG with rewards at 10).
+-- The twenty test sessions in which $agent loses most against the reference (paged, NDCG with rewards at 20).
 with reference as (
     select max(against) as agent from leaderboard
 ),
 session_means as (
-    select rerank.agent, rerank.session_id, rerank.user_key, avg(rerank.ndcg_reward_20) as ndcg_reward_20
-    from rerank
-    where rerank.mode = 'paged' and rerank.status = 'scored'
-    group by rerank.agent, rerank.session_id, rerank.user_key
+    select agent, session_id, user_key, value as ndcg_reward_20
+    from unit_scores
+    where leg = 'rerank' and setting = 'paged' and metric = 'ndcg_reward_20'
 ),
 session_sizes as (
     select session_id, max(candidates) as candidates, max(positives) as positives

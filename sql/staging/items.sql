@@ -7,9 +7,22 @@ with catalogue as (
         partition by item_id order by title, category, brand, shop, price, listed_ts, features
     ) = 1
 ),
+trained as (
+    select
+        item_id,
+        count(*) as impressions,
+        count(*) filter (where feedback <> 'skip') as positives,
+        row_number() over (order by item_id) as item
+    from impressions
+    join session_splits using (session_id)
+    where split = 'train'
+    group by item_id
+),
 mentioned as (
     select item_id, nullif(min(category), '') as category, min(brand) as brand, min(shop) as shop
     from mentions
+    left join trained using (item_id)
+    where trained.item is null or first_ts < (select end_ts from splits where split = 'train')
     group by item_id
 ),
 described as (
@@ -24,17 +37,6 @@ described as (
         catalogue.features
     from catalogue
     full join mentioned using (item_id)
-),
-trained as (
-    select
-        item_id,
-        count(*) as impressions,
-        count(*) filter (where feedback <> 'skip') as positives,
-        row_number() over (order by item_id) as item
-    from impressions
-    join session_splits using (session_id)
-    where split = 'train'
-    group by item_id
 ),
 categories as (
     select category, row_number() over (order by category) as code

@@ -1,5 +1,6 @@
 -- One row a shown page of a kept session, with what the ranker knew just before it. Lists run from oldest to newest;
--- history and skips hold at most $positives items. Feedback as the numbers of the table codes.
+-- history and skips hold at most $positives items. A session starts with the feedback that had come by then, and sees
+-- what comes of its own pages alone. Feedback as the numbers of the table codes.
 with shown as (
     select
         i.session_id,
@@ -10,7 +11,8 @@ with shown as (
         coalesce(items.item, 0) as item,
         codes.code as feedback,
         i.reward,
-        i.propensity
+        i.propensity,
+        i.positive_ts
     from impressions as i
     join codes on codes.name = i.feedback
     left join items using (item_id)
@@ -44,6 +46,7 @@ positives as (
         o.page_number,
         list(shown.item) over newest as items,
         list(shown.feedback) over newest as feedback,
+        list(shown.positive_ts) over newest as known_ts,
         row_number() over (partition by o.user_id, o.page_number order by shown.position desc) as from_last
     from shown
     join ordered as o using (session_id, page)
@@ -65,14 +68,43 @@ skips as (
     from shown
     where shown.feedback = $skip
 ),
+own_positives as (
+    select
+        shown.session_id,
+        shown.page,
+        list(shown.item) over newest as items,
+        list(shown.feedback) over newest as feedback,
+        row_number() over (partition by shown.session_id, shown.page order by shown.position desc) as from_last
+    from shown
+    where shown.feedback >= $first_positive
+    window newest as (
+        partition by shown.session_id order by shown.position rows between ($positives - 1) preceding and current row
+    )
+),
+starts as (
+    select o.session_id, list_filter(list_zip(p.items, p.feedback, p.known_ts), lambda past: past[3] < o.start_ts) as past
+    from (select * from ordered qualify page = min(page) over (partition by session_id)) as o
+    asof left join (select * from positives where from_last = 1) as p
+        on o.user_id = p.user_id and o.page_number > p.page_number
+),
+initial as (
+    select
+        session_id,
+        nullif(list_transform(past, lambda one: one[1]), []) as initial_items,
+        nullif(list_transform(past, lambda one: one[2]), []) as initial_feedback
+    from starts
+),
+with_initial as (
+    select * from ordered join initial using (session_id)
+),
 with_history as (
     select
         o.*,
-        p.items as history_items,
-        p.feedback as history_feedback
-    from ordered as o
-    asof left join (select * from positives where from_last = 1) as p
-        on o.user_id = p.user_id and o.page_number > p.page_number
+        list_concat(o.initial_items, p.items)[-$positives:] as history_items,
+        list_concat(o.initial_feedback, p.feedback)[-$positives:] as history_feedback
+    from with_initial as o
+    asof left join (select * from own_positives where from_last = 1) as p
+        on o.session_id = p.session_id and o.page > p.page
 ),
 with_skips as (
     select h.*, k.items as skipped_items
@@ -93,8 +125,8 @@ select
     w.feedback,
     w.rewards,
     w.propensities,
-    first_value(w.history_items) over session as initial_items,
-    first_value(w.history_feedback) over session as initial_feedback,
+    w.initial_items,
+    w.initial_feedback,
     w.history_items,
     w.history_feedback,
     w.skipped_items,

@@ -70,10 +70,11 @@ def test_slots_that_no_page_has_are_found(tmp_path: Path, impressions: list[dict
 
 
 def test_items_from_outside_of_the_training_window_are_found(tmp_path: Path) -> None:
+    counts = {"train_impressions": 0, "train_positives": 0}
     items = [
-        {"item_id": "a", "item": 0},
-        {"item_id": "canary", "item": 1},
-        {"item_id": "later", "item": 0},
+        counts | {"item_id": "a", "item": 0},
+        counts | {"item_id": "canary", "item": 1},
+        counts | {"item_id": "later", "item": 0},
     ]
     assert check(tmp_path, "training_vocabulary", impressions=[shown(), shown(2, item_id="later")], items=items) == [
         "item a is shown in the training window, but has none",

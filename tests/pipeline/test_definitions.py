@@ -35,6 +35,8 @@ DOMAIN = [
     "pipeline.training",
     "pipeline.simulation",
     "pipeline.evaluation.run",
+    "pipeline.evaluation.legs",
+    "pipeline.evaluation.verdicts",
     "pipeline.products",
     "pipeline.ingest",
     "pipeline.features",
@@ -87,6 +89,27 @@ def test_assets_depend_on_what_their_steps_read() -> None:
         table = key.path[1]
         parents = {parent.path[1] for parent in GRAPH.get(key).parent_keys}
         assert parents == set(STEPS[table].inputs), table
+
+
+def test_a_ranker_by_a_user_model_depends_on_that_user_model_and_no_other_agent_does(tmp_path) -> None:
+    """In a process of its own, because the experiment is read when the location loads."""
+    experiment = tmp_path / "mine.yaml"
+    experiment.write_text(
+        "name: mine\nsource: {kind: movielens}\npartitions: {start: 1997-09-01, end: 1997-10-01}\n"
+        "agents: {popularity: {}, greedy_simulator: {}, other: {agent: greedy_simulator, simulator: feedback}}\n"
+        "simulators: {train: {rnn: {}, feedback: {}}}\n"
+    )
+    code = """
+from pipeline.definitions import defs
+graph = defs.resolve_asset_graph()
+for key in sorted(key for key in graph.get_all_asset_keys() if "agents" in key.path):
+    print(key.path[-1], *(parent.path[-1] for parent in graph.get(key).parent_keys if "simulators" in parent.path))
+"""
+    environment = {"EXPERIMENT": str(experiment), "HINDSIGHT_STORAGE": str(tmp_path), "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:-1] == ["greedy_simulator rnn", "other feedback", "popularity"]
 
 
 def test_published_tables_carry_their_columns_as_metadata() -> None:

@@ -69,7 +69,11 @@ def build(
             )
         ],
     }
-    said = [{"item_id": "bare", "category": "tea", "shop": "s"}, {"item_id": "a", "category": "coffee", "shop": "t"}]
+    said = [
+        {"item_id": "bare", "category": "tea", "shop": "s", "first_ts": at(2)},
+        {"item_id": "bare", "category": "birds", "shop": "r", "first_ts": at(3)},  # after the training window
+        {"item_id": "a", "category": "coffee", "shop": "t", "first_ts": at(0)},
+    ]
     mentions = [write_rows(folder / "mentions.parquet", "mentions", said if mentioned else [])]
     described = folder / "described_items.parquet", folder / "described_users.parquet"
     write_entities(TableSource(items), [], *described)  # type: ignore[arg-type]
@@ -132,11 +136,12 @@ def test_mentions_are_what_the_events_of_a_partition_say_of_their_items(tmp_path
     log = [write_events(tmp_path / "events.parquet", rows)]
     build_mentions(log, True, tmp_path / "constructed.parquet")
     assert [(row["category"], row["brand"]) for row in read_rows(tmp_path / "constructed.parquet")] == [
-        ("clicked", "a")
-    ]
+        ("clicked", "a"), ("coffee", "b"), ("tea", None)
+    ]  # fmt: skip
     build_mentions(log, False, tmp_path / "mentions.parquet")
     assert read_rows(tmp_path / "mentions.parquet") == [
-        {"item_id": "a", "category": "coffee", "brand": "b", "shop": None}
+        {"item_id": "a", "category": "coffee", "brand": "b", "shop": None, "first_ts": at(1)},
+        {"item_id": "a", "category": "tea", "brand": None, "shop": None, "first_ts": at(0)},
     ]
 
 

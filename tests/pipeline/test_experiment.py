@@ -17,6 +17,10 @@ SMALLEST = {
 }
 
 
+def agents(**named: dict[str, object]) -> dict[str, object]:
+    return {"agents": {"popularity": {}, **named}}
+
+
 def written(folder: Path, document: object) -> str:
     path = folder / "mine.yaml"
     path.write_text(document if isinstance(document, str) else yaml.safe_dump(document), encoding="utf-8")
@@ -27,7 +31,7 @@ def written(folder: Path, document: object) -> str:
 def test_every_shipped_experiment_loads_and_is_named_after_its_file(path: Path) -> None:
     experiment = load_experiment(path.stem)
     assert experiment.name == path.stem
-    assert set(experiment.agents) <= set(AGENTS)
+    assert {experiment.agent_class(name) for name in experiment.agents} <= set(AGENTS.values())
 
 
 def test_a_path_to_ones_own_file_works_and_raw_replaces_the_folder(tmp_path: Path) -> None:
@@ -41,12 +45,43 @@ def test_a_profile_gives_the_budget_and_overrides_change_it(tmp_path: Path) -> N
     assert budget == PROFILES["demo"].model_copy(update={"gradient_steps": 7})
 
 
+def test_an_agent_runs_under_a_name_of_its_own(tmp_path: Path) -> None:
+    own = {"cold": {"agent": "iql"}, "iql_discount_0": {"agent": "iql", "discount": 0}, "mine": {"class": "a.b:C"}}
+    experiment = load_experiment(written(tmp_path, SMALLEST | agents(**own)))
+    assert {name: experiment.agent_class(name) for name in experiment.agents} == {
+        "popularity": AGENTS["popularity"],
+        "cold": AGENTS["iql"],
+        "iql_discount_0": AGENTS["iql"],
+        "mine": "a.b:C",
+    }
+
+
+def test_the_greedy_ranker_takes_the_user_model_that_it_names_or_the_first_of_the_train_side(tmp_path: Path) -> None:
+    sides = {"simulators": {"train": {"feedback": {}, "rnn": {}}, "judge": {"attention": {}}}}
+    named = {"greedy_rnn": {"agent": "greedy_simulator", "simulator": "rnn"}, "greedy_simulator": {}, "iql": {}}
+    experiment = load_experiment(written(tmp_path, SMALLEST | sides | agents(**named)))
+    found = {name: experiment.simulator_of(name) for name in experiment.agents}
+    assert found == {"popularity": None, "greedy_rnn": "rnn", "greedy_simulator": "feedback", "iql": None}
+
+
 BAD = [
     ({"sede": [1]}, "unknown key 'sede'; did you mean 'seeds'"),
     ({"sessions": {"gap_minuets": 5}}, "unknown key 'sessions.gap_minuets'; did you mean 'gap_minutes'"),
     ({"source": {"kind": "movielens", "pth": "x"}}, "did you mean 'path'"),
     ({"source": {"kind": "netflix"}}, "source"),
     ({"agents": {"goalrec": {}, "popularity": {}}}, "'goalrec' is not a known agent; did you mean 'goalrec_off'"),
+    (agents(mine={"agent": "iqll"}), "agents.mine.agent: 'iqll' is not a known agent; did you mean 'iql'"),
+    (agents(mine={"agent": "iql", "class": "a:B"}), "agents.mine: both agent and class are given"),
+    (agents(iql_discount_0={"agent": "iql"}), "agents.iql_discount_0: the name promises the discount 0"),
+    (agents(iql_discount_0={"agent": "iql", "discount": 0.5}), "add discount: 0 or rename it"),
+    (agents(greedy_simulator={"simulator": "attention"}), "'attention' is on the judge's side, so it would know"),
+    (agents(greedy_simulator={"user_model": {}}), "greedy_simulator.user_model: the fitted user model says that"),
+    (agents(greedy_simulator={"simulator": "rn"}), "agents.greedy_simulator.simulator: 'rn' is not a user model of"),
+    (agents(iql={"grid": {"decode": "actor"}}), "agents.iql.grid: {'decode': 'actor'} must give each setting a list"),
+    (
+        agents(iql={"grid": {"expectile": [0.7, 0.9]}}, cql={"grid": {"target_rate": [0.1, 0.2, 0.3]}}),
+        "their grids have unequal numbers of trials (cql 3, iql 2); tuning budgets must be equal",
+    ),
     ({"simulators": {"train": {"rn": {}}}}, "did you mean 'rnn'"),
     ({"simulators": {"judge": {}}}, "simulators.judge is empty; name at least one of"),
     ({"simulators": {"rnn": {}}}, "unknown key 'simulators.rnn'"),

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import ConfigError, HindsightError, StorageError
-from pipeline.results import VIEWS, build_results, query, read, rebuild_views
+from pipeline.results import MARTS, VIEWS, build_results, query, read, rebuild_views
 from pipeline.schemas import SCHEMAS
 from tests.published import RAW_USER, demo_tables, publish, table
 
@@ -28,7 +28,7 @@ def test_small_tables_are_copied_and_large_ones_are_views_with_absolute_paths(
     build_results(publish(Path("data"), demo_tables()), tmp_path / "results.duckdb")
     with duckdb.connect(tmp_path / "results.duckdb", read_only=True) as con:
         views = dict(con.execute("select view_name, sql from duckdb_views() where not internal").fetchall())
-    assert set(views) == VIEWS & set(demo_tables())
+    assert set(views) == VIEWS & set(demo_tables()) | {mart.removeprefix("marts/") for mart in MARTS}
     assert str(tmp_path / "data" / "events.parquet") in views["events"]
     (tmp_path / "data" / "leaderboard.parquet").unlink()
     assert read(tmp_path / "results.duckdb", "leaderboard").num_rows > 0
@@ -92,7 +92,16 @@ def test_tables_and_columns_carry_comments(tmp_path: Path) -> None:
             "select comment from duckdb_columns() where table_name = 'rerank' and column_name = 'user_key'"
         ).fetchall()
     assert "personal data" in views["rejects"]
+    assert views["scores"].startswith("One row a measurement under one agent and seed: of a test session (rerank), of")
     assert "pseudonym" in columns[0][0]
+
+
+def test_comments_of_views_outlast_a_move(tmp_path: Path) -> None:
+    target = tmp_path / "results.duckdb"
+    build_results(publish(tmp_path / "here", demo_tables()), target)
+    told = query(target, "dictionary")
+    rebuild_views({name: [tmp_path / "here" / f"{name}.parquet"] for name in demo_tables()}, target)
+    assert query(target, "dictionary").equals(told)
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,27 @@
 """The training loop: its budget, its resume, its early stopping, and what it leaves behind."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from models import AGENTS
+from models.goalrec import GoalRec
+from models.greedy_simulator import GreedySimulator
 from pipeline import training
 from pipeline.artifacts import load_agent
 from pipeline.errors import ConfigError, StorageError
 from pipeline.experiment import Experiment
 from pipeline.plan import STEPS
+from pipeline.simulation import load_simulator
 from pipeline.task import load_task
 from pipeline.training import train_agent
-from pipeline.warehouse import read_table
+from pipeline.warehouse import read_table, write_parquet
 from tests.conftest import Run
 
 
@@ -28,8 +34,42 @@ def with_budget(tiny: Run, **budget: float) -> Experiment:
     return Experiment.model_validate(document | {"budget": document["budget"] | budget})
 
 
+def with_grid(tiny: Run, name: str, grid: dict[str, list[Any]], **budget: float) -> Experiment:
+    return with_budget(tiny, **budget).model_copy(update={"agents": {name: {"grid": grid}}, "seeds": (11, 13)})
+
+
 def train(tiny: Run, experiment: Experiment, folder: Path, name: str = "goalrec_off") -> Any:
     return train_agent(name, AGENTS[name], experiment, inputs(tiny), folder / "work", folder / "out")
+
+
+def chosen(folder: Path, seed: int) -> Any:
+    return json.loads((folder / "out" / f"seed-{seed}" / "config.json").read_text())["settings"]
+
+
+def weights(folder: Path, seed: int = 11) -> dict[str, torch.Tensor]:
+    return load_file(folder / "out" / f"seed-{seed}" / "weights.safetensors")
+
+
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what a test replaces is replaced where agents are trained."""
+    monkeypatch.setattr(training, "in_processes", lambda function, runs, *given, **named: [*map(function, runs)])
+
+
+def widths_trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The width of GoalRec's GRU at every gradient step from now on."""
+    seen: list[int] = []
+    update = GoalRec.update
+
+    def seeing(self: GoalRec, batch: Any) -> dict[str, float]:
+        seen.append(self.config.gru)
+        return update(self, batch)
+
+    monkeypatch.setattr(GoalRec, "update", seeing)
+    return seen
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 class KilledError(Exception):
@@ -111,6 +151,98 @@ def test_two_seeds_are_two_processes_and_each_is_what_it_is_alone(tiny: Run, tmp
     train(tiny, two.model_copy(update={"seeds": (13,)}), tmp_path / "one")
     a, b = (load_file(tmp_path / run / "out" / "seed-13" / "weights.safetensors") for run in ("two", "one"))
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("best", [0, 1])
+def test_the_trial_that_validates_best_gives_every_seed_its_settings(
+    tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: int
+) -> None:
+    """Whatever its losses are: the score here knows nothing but the width."""
+    widths = [4, 8]
+    in_this_process(monkeypatch)
+    monkeypatch.setattr(training, "validation_score", lambda agent, config, *given: float(config.gru == widths[best]))
+    experiment = with_grid(tiny, "goalrec_off", {"gru": widths}, gradient_steps=2, validate_every=2)
+    outcomes = train(tiny, experiment, tmp_path)
+    assert [(outcome.seed, outcome.validation) for outcome in outcomes] == [(11, 1.0), (13, 1.0)]
+    assert [chosen(tmp_path, seed)["gru"] for seed in (11, 13)] == [widths[best]] * 2
+    log = read_table([tmp_path / "out" / "training_log.parquet"], "training_log").to_pandas()
+    tried = log[log["metric"].str.endswith(": best_validation")].set_index("metric")["value"].to_dict()
+    assert tried == {f"trial gru={width}: best_validation": float(n == best) for n, width in enumerate(widths)}
+    alone = experiment.model_copy(update={"agents": {"goalrec_off": {"gru": widths[best]}}})
+    train(tiny, alone, tmp_path / "alone")
+    assert all(same(weights(tmp_path, seed), weights(tmp_path / "alone", seed)) for seed in (11, 13))
+
+
+def test_every_trial_has_the_budget_of_a_training_and_the_chosen_one_is_not_trained_again(
+    tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    seen = widths_trained(monkeypatch)
+    train(tiny, with_grid(tiny, "goalrec_off", {"gru": [4, 8, 12]}, gradient_steps=2, validate_every=2), tmp_path)
+    best = chosen(tmp_path, 11)["gru"]
+    assert sorted(seen) == sorted([4, 4, 8, 8, 12, 12, best, best])  # three trials, and the second seed
+
+
+def test_tuning_never_reads_the_test_window(tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_this_process(monkeypatch)
+    experiment = with_grid(tiny, "lambdamart", {"leaves": [3, 7]}, gradient_steps=4, validate_every=2)
+    candidates = read_table(tiny.plan.store.files("candidates"), "candidates")
+    is_test = pa.compute.equal(candidates["split"], "test")
+    assert pa.compute.any(is_test).as_py()
+    write_parquet(
+        tmp_path / "candidates.parquet", "candidates", candidates.filter(pa.compute.invert(is_test)).to_batches()
+    )
+    for folder, files in (("with", {}), ("without", {"candidates": [tmp_path / "candidates.parquet"]})):
+        given = {**inputs(tiny), **files}
+        train_agent(
+            "lambdamart", AGENTS["lambdamart"], experiment, given, tmp_path / folder / "w", tmp_path / folder / "out"
+        )
+    assert chosen(tmp_path / "with", 11) == chosen(tmp_path / "without", 11)
+    assert same(weights(tmp_path / "with"), weights(tmp_path / "without"))
+
+
+def test_a_killed_tuning_goes_on_with_the_trials_that_are_left(
+    tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = with_grid(tiny, "goalrec_off", {"gru": [4, 8]}, gradient_steps=2, validate_every=2)
+    in_this_process(monkeypatch)
+    train(tiny, experiment, tmp_path / "whole")
+    score = training.validation_score
+
+    def killed(agent: Any, config: Any, *given: Any) -> float:
+        if config.gru == 8:
+            raise KilledError
+        return score(agent, config, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "validation_score", killed)
+        with pytest.raises(KilledError):
+            train(tiny, experiment, tmp_path / "killed")
+    seen = widths_trained(monkeypatch)
+    train(tiny, experiment, tmp_path / "killed")
+    assert seen[:2] == [8, 8]  # the first trial was done
+    assert all(same(weights(tmp_path / "whole", seed), weights(tmp_path / "killed", seed)) for seed in (11, 13))
+
+
+def test_the_greedy_ranker_comes_back_with_the_acting_member_of_its_user_model(tiny: Run) -> None:
+    folder = tiny.plan.store.require("agents", "greedy_simulator").folder
+    assert [path.name for path in folder.glob("seed-*")] == ["seed-11"]  # it learns nothing, so one seed
+    task = load_task(inputs(tiny), tiny.experiment)
+    agent, config, _ = load_agent(folder / "seed-11", task)
+    simulator = load_simulator(tiny.plan.store, "rnn", tiny.experiment, task)
+    assert config.model_dump()["simulator"] == "rnn" == tiny.experiment.simulator_of("greedy_simulator")
+    assert isinstance(agent, GreedySimulator)
+    assert same(agent.state_dict(), simulator.model.state_dict())
+    assert not same(agent.state_dict(), simulator.members[1].state_dict())
+
+
+def test_the_greedy_ranker_is_made_anew_when_its_user_model_is_and_no_other_agent(tiny: Run) -> None:
+    plan = tiny.plan
+    inputs = plan.recipe("agents", "greedy_simulator")["inputs"]
+    assert inputs["simulators/rnn"] == plan.fingerprint("simulators", "rnn")
+    read = {source.split("/")[0] for name in AGENTS if name != "greedy_simulator"
+            for source in plan.recipe("agents", name)["inputs"]}  # fmt: skip
+    assert "simulators" not in read
 
 
 def test_no_published_file_holds_a_pickle(tiny: Run) -> None:

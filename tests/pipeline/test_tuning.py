@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.evaluation.run import validate_settings
+from pipeline.experiment import Experiment
 from pipeline.training import Outcome
-from pipeline.tuning import LogRow, trials, tune
+from pipeline.tuning import LogRow, trials, tried_settings, tune
 
 SETTINGS = {"class": "models.gru4rec:GRU4RecConfig", "dropout": 0.1, "grid": {"width": [8, 16], "negatives": [0, 20]}}
 SCORES = {(8, 0): 0.1, (8, 20): 0.4, (16, 0): 0.4, (16, 20): 0.3}
@@ -25,6 +27,7 @@ def trained(tried: list[dict[str, Any]]) -> list[tuple[Outcome, list[LogRow]]]:
 def test_the_best_validation_score_chooses_and_the_earlier_trial_wins_a_draw() -> None:
     tuned = tune("gru4rec", SETTINGS, trained)
     assert tuned.settings == {"class": SETTINGS["class"], "dropout": 0.1, "width": 8, "negatives": 20}
+    assert tried_settings("gru4rec", SETTINGS)[tuned.trial] == tuned.settings
 
 
 def test_every_trial_is_trained_once_with_the_fixed_settings() -> None:
@@ -69,6 +72,23 @@ def test_without_a_choice_nothing_is_trained() -> None:
 def test_a_grid_that_cannot_be_tried_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         trials("gru4rec", settings)
+
+
+def test_the_settings_of_every_trial_are_checked_before_anything_runs() -> None:
+    document = {
+        "name": "mine",
+        "source": {"kind": "movielens"},
+        "partitions": {"start": "1997-09-01", "end": "1998-05-01"},
+    }
+    agents: dict[str, Any] = {"popularity": {}, "iql": {"grid": {"expectile": [0.7, 0.9]}}}
+    validate_settings(Experiment.model_validate(document | {"agents": agents}))
+    for grid, message in (
+        ({"expectile": [0.7, 1.5]}, r"agents\.iql: expectile = 1\.5"),
+        ({"expectil": [0.7, 0.8]}, "agents.iql: unknown key 'expectil'; did you mean 'expectile'"),
+    ):
+        agents["iql"] = {"grid": grid}
+        with pytest.raises(ConfigError, match=message):
+            validate_settings(Experiment.model_validate(document | {"agents": agents}))
 
 
 def test_an_agent_that_does_not_train_cannot_be_tuned() -> None:

@@ -10,6 +10,7 @@ from pipeline.evaluation.significance import (
     holm,
     paired_difference,
     paired_differences,
+    ratio_of_means,
 )
 
 Sample = tuple[np.ndarray, np.ndarray]
@@ -48,7 +49,7 @@ def test_the_interval_is_that_of_scipy_over_users() -> None:
 
 
 def test_the_interval_covers_the_truth_where_one_over_sessions_does_not() -> None:
-    replications = 200
+    replications = 1000
     covered = naive = 0
     for seed in range(replications):
         values, users = clustered(seed, 80, mean=0.7)
@@ -56,18 +57,34 @@ def test_the_interval_covers_the_truth_where_one_over_sessions_does_not() -> Non
         covered += interval.low <= 0.7 <= interval.high
         interval = cluster_bootstrap(values, np.arange(len(users)), 400, seed)
         naive += interval.low <= 0.7 <= interval.high
-    assert 0.90 <= covered / replications <= 0.98
+    assert 0.93 <= covered / replications <= 0.97
     assert naive / replications < 0.80
 
 
-def test_blocks_bound_the_memory_and_every_resample_draws_as_many_users(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interval_of_few_users_is_that_of_scipy_too() -> None:
+    values, users = clustered(2, 12)
+    ours = cluster_bootstrap(values, users, 20_000, seed=1)
+    sums, counts = by_user(values, users)
+    drawn = np.random.default_rng(2).integers(12, size=(20_000, 12))
+    low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [0.025, 0.975])
+    assert (ours.low, ours.high) == pytest.approx((low, high), abs=0.06 * (high - low))
+
+
+def test_blocks_bound_the_memory_and_users_are_drawn_by_poisson(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(significance, "CELLS", 1000)
-    blocks = list(significance._multinomial(300, 40, seed=3))
-    assert [len(block) for block in blocks] == [3] * 13 + [1]
+    blocks = list(significance._poisson(301, 400, seed=3))
+    assert [len(block) for block in blocks] == [3] * 133 + [1]
     weights = np.concatenate(blocks)
-    assert (weights.sum(axis=1) == 300).all()
-    # Weights of a multinomial with equal shares: variance 1 - 1/U, covariance -1/U.
-    assert weights.var() == pytest.approx(1 - 1 / 300, abs=0.05)
+    assert weights.shape == (400, 301)
+    observed = np.bincount(weights.ravel().astype(int), minlength=9)[:9] / weights.size
+    np.testing.assert_allclose(observed, stats.poisson.pmf(np.arange(9), 1), atol=0.005)
+    assert np.corrcoef(weights[:, 0], weights[:, 1])[0, 1] == pytest.approx(0, abs=0.15)
+
+
+def test_resampling_is_centred_so_a_large_mean_costs_no_precision() -> None:
+    values, users = clustered(3, 50)
+    near, far = (cluster_bootstrap(values + shift, users, 500, seed=3) for shift in (0.0, 1e6))
+    assert (far.low - 1e6, far.high - 1e6) == pytest.approx((near.low, near.high), abs=1e-4)
 
 
 def test_columns_share_their_resamples_and_a_missing_value_is_left_out() -> None:
@@ -105,10 +122,11 @@ def test_the_p_value_is_that_of_all_sign_flips() -> None:
 
 def test_the_p_value_is_uniform_when_nothing_differs_and_small_when_something_does() -> None:
     p_values = []
-    for seed in range(200):
+    for seed in range(400):
         values, users = clustered(seed, 40)
         p_values.append(paired_difference(values, np.zeros(len(values)), users, 300, seed).p_value)
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
+    assert np.mean(np.array(p_values) <= 0.05) == pytest.approx(0.05, abs=0.02)
     values, users = clustered(7, 40, mean=3)
     assert paired_difference(values, np.zeros(len(values)), users, 300, 7).p_value == pytest.approx(1 / 301)
 
@@ -120,6 +138,47 @@ def test_a_pair_counts_only_where_both_have_a_value() -> None:
     found = paired_difference(a, b, users, 300, seed=8)
     assert (found.mean, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
     assert found.p_value < 0.01
+
+
+def test_effect_size_and_share_speak_of_users() -> None:
+    a, users = clustered(10, 30, mean=0.5)
+    b = np.where(np.arange(len(a)) % 7 == 0, np.nan, 0.0)
+    found = paired_difference(a, b, users, 100)
+    kept = ~np.isnan(b)
+    sums, counts = by_user(a[kept], users[kept])
+    means = sums / counts
+    assert found.effect_size == pytest.approx(means.mean() / means.std(ddof=1))
+    assert found.share_better == pytest.approx((means > 0).mean())
+    tied = paired_difference([1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 1.0, 1.0], [1, 2, 3, 4], 100)
+    assert tied.share_better == (0.5 + 0 + 1 + 1) / 4
+
+
+def test_an_effect_without_spread_has_no_size() -> None:
+    found = paired_difference([2.0, 3.0], [1.0, 2.0], [1, 2], 100)
+    assert np.isnan(found.effect_size)
+    assert found.share_better == 1
+
+
+def test_a_ratio_of_means_is_that_of_scipy_and_pairs_its_sessions() -> None:
+    rng = np.random.default_rng(11)
+    b = rng.gamma(4, 1, 60)
+    a = 0.8 * b + rng.normal(0, 0.4, 60)
+    ours = ratio_of_means(a, b, np.arange(60), 20_000)
+    theirs = stats.bootstrap(
+        (a, b),
+        lambda a, b, axis: a.mean(axis) / b.mean(axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=20_000,
+        rng=np.random.default_rng(2),
+    )
+    assert ours.mean == pytest.approx(a.mean() / b.mean())
+    spread = theirs.standard_error
+    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.06 * spread)
+    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.06 * spread)
+    gap = np.append(a, 100.0), np.append(b, np.nan), np.arange(61)
+    assert ratio_of_means(*gap, 100).mean == ours.mean
 
 
 ALONE = "one user: the spread between users is unknown"

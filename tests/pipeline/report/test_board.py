@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.report.board import Board, Column, names, role
 from pipeline.report.format import interval, number, p_value, signed
-from pipeline.report.tables import leaderboard_table, pivot, plain_table, terminal_table
+from pipeline.report.tables import leaderboard_table, plain_table, terminal_table
 from tests.published import HOSTILE, REFERENCE, demo_tables, table
 
 TRUTH = Column("rollout", "truth", "return")
@@ -124,11 +124,6 @@ def test_the_terminal_table_of_no_rows_says_so() -> None:
 def test_bars_lie_on_the_scale_of_their_column() -> None:
     found = leaderboard_table(board(("a", TRUTH, 3, 1), ("b", TRUTH, 8, 2)))
     assert [row[1].bar for row in found.rows] == [(50.0, 75.0, 100.0), (0.0, 12.5, 25.0)]
-
-
-def test_a_pivot_keeps_the_order_of_appearance_and_leaves_gaps_empty() -> None:
-    rows = [{"k": 1, "c": "y", "v": 0.5}, {"k": 1, "c": "x", "v": 0.25}, {"k": 2, "c": "x", "v": 1.0}]
-    assert pivot(rows, ["k"], "c", "v").to_pylist() == [{"k": 1, "y": 0.5, "x": 0.25}, {"k": 2, "y": None, "x": 1.0}]
 
 
 def test_a_plain_table_shows_every_kind_of_value() -> None:

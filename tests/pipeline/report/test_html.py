@@ -97,7 +97,7 @@ def test_names_from_the_data_are_escaped_everywhere(html: str, page: Page) -> No
     assert HOSTILE not in html
     assert page.text.count(HOSTILE) >= 5
     labels = [label for figure in figures(page) for label in figure["layout"]["yaxis"].get("ticktext", [])]
-    labels += [trace["name"] for figure in figures(page) for trace in figure["data"]]
+    labels += [trace["name"] for figure in figures(page) for trace in figure["data"] if "name" in trace]
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in labels
     assert HOSTILE not in labels
 
@@ -121,14 +121,38 @@ def test_every_table_has_a_caption_and_scoped_headings(page: Page) -> None:
 
 def test_every_chart_is_described_in_words(page: Page) -> None:
     described = [attributes for attributes in page.all("div") if attributes.get("role") == "img"]
-    assert len(described) == len(figures(page)) == 4 + 7 + 2
+    of_data, of_legs, of_goals, of_ope, of_user_models, of_training = 7, 3, 2, 2, 1, 2
+    assert (
+        len(described) == len(figures(page)) == (of_data + of_legs + of_goals + of_ope + of_user_models + of_training)
+    )
     assert all(attributes["aria-label"] for attributes in described)
 
 
 def test_the_legs_are_shown_with_their_agreement_and_the_missing_one_with_its_reason(page: Page) -> None:
     assert "Not supported, because page propensities leave an effective sample size under 50." in page.text
     assert "True value: 7 agents, n = 40 episodes a seed." in page.text
+
+
+def test_what_may_be_said_stands_with_the_numbers_that_it_rests_on(page: Page) -> None:
+    told = page.text[page.text.index("What may be said\n") : page.text.index("What may not be said, and why")]
+    verdicts = demo_tables()["verdicts"].to_pylist()
+    assert len(verdicts) > 3
+    for row in verdicts:
+        assert row["headline"] in told
+        assert row["reason"] in told
+    assert "looking ahead" in told
+    assert "Holm-adjusted over its family" in told
     assert "Kendall τ" in page.text
+
+
+def test_what_may_not_be_said_is_told_in_one_place(page: Page) -> None:
+    told = page.text[page.text.index("What may not be said, and why") : page.text.index("Values by agent")]
+    for reason in (
+        "leave an effective sample size under 50",
+        "rnn (train side) fails",
+        "effective sample size … under …",
+    ):
+        assert reason in told
 
 
 def test_the_true_value_is_drawn_with_its_intervals_and_the_reference(page: Page) -> None:
@@ -190,6 +214,19 @@ def test_empty_results_give_a_report_that_claims_nothing(tmp_path: Path) -> None
     assert "No verdict: controls not run" in text
     assert "Nothing was measured yet" in text
     assert text.count("Not supported, because it was not run and no reason was published") == 3
+    for absent in (
+        "How far the legs agree was not computed",
+        "No verdicts were published",
+        "No comparisons were published",
+        "Nothing was decoded",
+        "No goals were swept",
+        "No off-policy estimates were published",
+        "No user model was measured",
+        "No training was logged",
+        "No agent was tuned",
+        "there is nothing to slice",
+    ):
+        assert absent in text
 
 
 def test_without_results_the_remedy_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluation.ope.estimate import Estimate, Estimator
+from pipeline.evaluation.ope_proof import rmse_slope
 
 Logs = Callable[[int], Any]  # a log of a seed
 
@@ -14,15 +15,7 @@ def estimates(estimator: Estimator[Any], logs: Logs, seeds: Iterable[int]) -> li
     return [estimator.estimate(logs(seed)) for seed in seeds]
 
 
-def coverage(found: list[Estimate], value: float) -> float:
-    return float(np.mean([estimate.low <= value <= estimate.high for estimate in found]))
-
-
-def rmse(found: list[Estimate], value: float) -> float:
-    return float(np.sqrt(np.mean([(estimate.value - value) ** 2 for estimate in found])))
-
-
 def rate(estimator: Estimator[Any], logs: Callable[[int, int], Any], sizes: tuple[int, ...], value: float) -> float:
-    """The slope of log RMSE in log n: -1/2 for an estimator that learns as fast as a mean."""
-    errors = [rmse(estimates(estimator, lambda seed, n=n: logs(n, seed), range(200)), value) for n in sizes]
-    return float(np.polyfit(np.log(sizes), np.log(errors), 1)[0])
+    """The slope of log RMSE in log n, of 200 logs of each size."""
+    values = {n: np.array([estimator.terms(logs(n, seed)).value for seed in range(200)]) for n in sizes}
+    return rmse_slope(values, value)

@@ -9,8 +9,8 @@ import pytest
 from pipeline.evaluation.ope.estimate import Support, difference
 from pipeline.evaluation.ope.logged import LoggedSteps
 from pipeline.evaluation.ope.steps import DR, IPS, SNIPS
+from pipeline.evaluation.ope_proof import coverage
 from pipeline.evaluation.significance import cluster_bootstrap
-from tests.pipeline.evaluation.ope.proofs import coverage
 from tests.pipeline.evaluation.ope.worlds import Bandit
 
 BANDIT = Bandit()

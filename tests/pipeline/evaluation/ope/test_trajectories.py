@@ -10,7 +10,8 @@ from pipeline.errors import DataError
 from pipeline.evaluation.ope.estimate import Estimator
 from pipeline.evaluation.ope.logged import LoggedTrajectories
 from pipeline.evaluation.ope.trajectories import FQE, PDIS, WIS, TrajectoryDR, fitted_q
-from tests.pipeline.evaluation.ope.proofs import coverage, estimates, rate
+from pipeline.evaluation.ope_proof import coverage
+from tests.pipeline.evaluation.ope.proofs import estimates, rate
 from tests.pipeline.evaluation.ope.worlds import Sessions
 
 WORLD = Sessions.make()

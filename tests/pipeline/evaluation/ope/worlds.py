@@ -31,13 +31,17 @@ class Bandit:
         self.value = float((self.contexts[:, None] * self.target * self.mean).sum())
 
     def log(self, users: int, each: int, seed: int, q: Floats | None = None) -> LoggedSteps:
+        return self.log_of(users, each, seed, q)[0]
+
+    def log_of(self, users: int, each: int, seed: int, q: Floats | None = None) -> tuple[LoggedSteps, Ints, Ints]:
+        """The log with the context and the action of each row."""
         rng = np.random.default_rng(seed)
         user = np.repeat(np.arange(users), each)
         x = rng.choice(3, users, p=self.contexts)[user]
         luck = rng.choice([-0.2, 0.2], users)[user]
         a = draw(self.behaviour[x], rng)
         reward = (rng.random(len(x)) < self.mean[x, a] + luck).astype(float)
-        return self.logged(x, a, reward, user, q)
+        return self.logged(x, a, reward, user, q), x, a
 
     def logged(self, x: Ints, a: Ints, reward: Floats, user: Ints, q: Floats | None = None) -> LoggedSteps:
         q = self.mean if q is None else q
