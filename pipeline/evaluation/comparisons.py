@@ -57,7 +57,7 @@ def comparisons(rerank: pa.Table, rollout: pa.Table, reference: str, resamples: 
     """
     episodes = rollout.to_pandas().assign(unit=lambda rows: rows["user_key"])
     legs = {"rerank": rerank.to_pandas().rename(columns={"session_id": "unit", "mode": "setting"}),
-            "rollout": episodes[[judges(setting) for setting in episodes["setting"]]]}  # fmt: skip
+            "rollout": episodes[episodes["setting"].isin(filter(judges, episodes["setting"].unique()))]}  # fmt: skip
     compared = [
         (leg, setting, rows, pairs(set(rows["agent"]), reference))
         for leg, table in legs.items()

@@ -157,7 +157,7 @@ def estimator_name(name: str) -> str:
 
 
 def judges(setting: str) -> bool:
-    """Whether roll-outs there count: in the storefront's truth, and in natural sessions with a user model that judges."""
+    """Whether roll-outs there count: the storefront's truth, and natural sessions with a user model that judges."""
     return setting == "truth" or (setting.startswith("judge/") and setting.endswith("/natural"))
 
 
@@ -175,7 +175,7 @@ def names(values: Iterable[str], limit: int = 20) -> str:
 
 
 def _is_headline(column: Column) -> bool:
-    if column.leg == "rollout" and column.setting != "truth":
+    if column.leg == "rollout":
         # What an agent may have been tuned against is no headline, nor are sessions of a made-up length.
         return column.metric == "return" and judges(column.setting)
     return column.metric == MAIN_METRIC.get(column.leg) or (column.leg, column.metric) == ("rerank", "map")
