@@ -24,6 +24,7 @@ from pipeline.schemas import RERANK_METRICS, SCHEMAS
 
 Mode = Literal["oneshot", "paged"]
 MODES: tuple[Mode, ...] = ("oneshot", "paged")
+STATUS = pa.array(["scored", "no_positive", "all_positive"])
 PAIRS = 1 << 16  # of sessions and candidates that an agent scores at once: bounds its memory
 
 
@@ -91,9 +92,9 @@ def ranking_table(sessions: CandidateSessions, ranked: Ranked, agent: str, seed:
 
 def session_table(sessions: CandidateSessions, ranked: Ranked, agent: str, seed: int) -> pa.Table:
     """The rows of ``rerank``: one a session. Metrics are null where no order is better than another."""
-    scored = sessions.scored.numpy()
-    status = np.where(scored, "scored", np.where(sessions.positives.numpy() == 0, "no_positive", "all_positive"))
-    metrics = _metrics(sessions, ranked)
+    lengths, positives = sessions.lengths.numpy(), sessions.positives.numpy()
+    status = np.where(positives == 0, 1, np.where(positives == lengths, 2, 0))
+    unscored, metrics = status > 0, _metrics(sessions, ranked)
     return _table(
         "rerank",
         session_id=sessions.session_id.numpy(),
@@ -101,10 +102,10 @@ def session_table(sessions: CandidateSessions, ranked: Ranked, agent: str, seed:
         agent=agent,
         seed=seed,
         mode=ranked.mode,
-        candidates=sessions.lengths.numpy(),
-        positives=sessions.positives.numpy(),
-        status=pa.array(status, pa.string()),
-        **{name: pa.array(metrics[name], mask=~scored) for name in RERANK_METRICS},
+        candidates=lengths,
+        positives=positives,
+        status=pa.DictionaryArray.from_arrays(status, STATUS).dictionary_decode(),
+        **{name: pa.array(metrics[name], mask=unscored) for name in RERANK_METRICS},
     )
 
 

@@ -1,9 +1,10 @@
 """What may be said of a run: by the rules of the evaluation protocol, never by eye, each with the numbers it rests on.
 
 rl_helps: an agent beats itself at discount 0 *and* every supervised ranker in every world that judges, each at an
-adjusted p below 5 %, and no supported off-policy estimate puts it below one of them with the intervals apart. (Beating
-each is stricter than beating the best, and needs no choice of the best on the test window.) Where controls, judges or
-seeds are missing there is no verdict, and the row says what is missing.
+adjusted p below 5 %, and no supported off-policy estimate of whole sessions puts it below one of them with the
+intervals apart. (Beating each is stricter than beating the best, and needs no choice of the best on the test window.
+Estimates of a slot or a page are of rewards at once, which foresight may give up for later ones: they are told, and
+contradict nothing.) Where controls, judges or seeds are missing there is no verdict, and the row says what is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 from pipeline.evaluation.comparisons import RULE, SIGNIFICANCE, SUPERVISED, comparisons, on_trial
 from pipeline.evaluation.significance import Interval, ratio_of_means
 from pipeline.experiment import MYOPIC, RANKS_BY_A_USER_MODEL
-from pipeline.report.board import MAIN_METRIC, Agreement, Board, Column, Estimate, names, role
+from pipeline.report.board import MAIN_METRIC, Agreement, Board, Column, Estimate, estimator_name, names, role
 from pipeline.report.format import interval, number, p_value, signed, value_with_interval
 from pipeline.schemas import SCHEMAS
 from pipeline.warehouse import read_table, write_parquet
@@ -34,6 +35,7 @@ SEEDS = 3  # below which the luck of training is not known
 SHOWN_PAIRS = 5  # of agents that two legs order oppositely, and of other lists in a sentence
 SHOWN_COLUMNS = 6  # pairs of columns in the sentence on the legs; the table agreement has all
 TRUTH = "truth"
+SESSION = "session"  # the setting of off-policy estimates that are of whole sessions
 NOT_RUN = "controls not run"
 
 Row = Mapping[str, Any]
@@ -125,12 +127,17 @@ class OffPolicy:
         known = [key[1:] for key in self.intervals if key[0] == agent]
         return sorted((s, e) for s, e in known if (control, s, e) in self.intervals)
 
-    def contradictions(self, agent: str, control: str) -> list[str]:
-        """Clauses on the estimates that put the agent below the control with intervals apart."""
+    def below(self, agent: str, control: str, whole: bool) -> list[str]:
+        """Clauses on the estimates that put the agent below the control with intervals apart.
+
+        Those of ``whole`` sessions, or those of rewards at once.
+        """
         return [
-            f"by {estimator} of a {setting} {agent} has {interval(*ours)} and {control} {interval(*theirs)}"
+            f"by {estimator_name(estimator)} of a {setting} {agent} has {interval(*ours)} and {control} "
+            f"{interval(*theirs)}"
             for setting, estimator in self.common(agent, control)
-            if (ours := self.intervals[agent, setting, estimator])[1]
+            if (setting == SESSION) == whole
+            and (ours := self.intervals[agent, setting, estimator])[1]
             < (theirs := self.intervals[control, setting, estimator])[0]
         ]
 
@@ -208,7 +215,7 @@ def _helps(agent: str, rivals: Sequence[str], compared: Sequence[Row], ope: OffP
     if unbeaten:
         pairs = names((f"{row['against']} in {_where(row['setting'])}" for row in unbeaten), SHOWN_PAIRS)
         return Verdict(RULE, agent, False, f"{agent} is not shown to beat {pairs}", reason)
-    if any(ope.contradictions(agent, rival) for rival in rivals):
+    if any(ope.below(agent, rival, whole=True) for rival in rivals):
         headline = f"{agent} wins in every roll-out, but off-policy evaluation contradicts"
         return Verdict(RULE, agent, False, headline, reason)
     return Verdict(RULE, agent, True, f"{agent} beats itself at discount 0 and every supervised ranker", reason)
@@ -228,10 +235,13 @@ def _numbers(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _off_policy_sentence(agent: str, rivals: Sequence[str], ope: OffPolicy) -> str:
-    if against := [clause for rival in rivals for clause in ope.contradictions(agent, rival)]:
-        of_sessions = any("of a session" in clause for clause in against)
-        caveat = "" if of_sessions else " Those are rewards at once, which foresight may give up for later ones."
-        return f"Off-policy evaluation contradicts {agent}: {names(against, SHOWN_PAIRS)}.{caveat}"
+    if against := [clause for rival in rivals for clause in ope.below(agent, rival, whole=True)]:
+        return f"Off-policy evaluation contradicts {agent}: {names(against, SHOWN_PAIRS)}."
+    if at_once := [clause for rival in rivals for clause in ope.below(agent, rival, whole=False)]:
+        return (
+            f"Off-policy evaluation puts {agent} lower in rewards at once, which foresight may give up for later ones: "
+            f"{names(at_once, SHOWN_PAIRS)}."
+        )
     spoken = [rival for rival in rivals if ope.common(agent, rival)]
     silent = [rival for rival in rivals if rival not in spoken]
     if not spoken:

@@ -44,7 +44,8 @@ EVERY = {"agent": "Agent", "setting": "Of", "estimator": "Estimator", "value": "
          "mean_weight_error": "its error", "clipped_share": "Clipped", "overlap": "Overlap",
          "counts": "Counts"}  # fmt: skip
 PROOFS = {"claim": "Claim", "setting": "Of", "estimator": "Estimator", "target": "Policy", "value": "Measured",
-          "least": "At least", "most": "At most", "truth": "True value", "n": "Pages a log", "logs": "Logs", "holds": "Holds"}  # fmt: skip
+          "least": "At least", "most": "At most", "truth": "True value", "n": "Pages a log", "logs": "Logs",
+          "holds": "Holds"}  # fmt: skip
 
 Row = Mapping[str, Any]
 

@@ -115,7 +115,7 @@ OFF_POLICY = {
     "theirs is not supported": ([LOW, HIGH | {"supported": False}], True, "is silent on iql: no estimate"),
     "one seed is not": ([LOW, estimate("iql", 4.0, seed=2, supported=False), HIGH], True, "is silent on iql"),
     "other settings": ([estimate("iql", 4.0, "page"), HIGH], True, "is silent on iql: no estimate"),
-    "pages": ([estimate("iql", 4.0, "page"), estimate("bc", 5.0, "page")], False, "rewards at once, which foresight"),
+    "pages": ([estimate("iql", 4.0, "page"), estimate("bc", 5.0, "page")], True, "rewards at once, which foresight"),
     "the mean over seeds": ([LOW, estimate("iql", 6.0, seed=2), HIGH], True, "does not put iql below gru4rec"),
     "no control": ([LOW, estimate("popularity", 5.0)], True, "is silent on iql: no estimate"),
 }  # fmt: skip
