@@ -59,7 +59,9 @@ def test_every_agent_is_on_the_leaderboard_in_every_leg_that_it_has(tiny: Run) -
     reference_rows = {"logged_order", "ideal"}
     assert legs["rerank"] == set(AGENTS) - {"oracle_myopic", "oracle_farsighted"}
     assert legs["rollout"] == set(AGENTS) - reference_rows | {PRODUCTION}
-    assert set(board["setting"]) == {"oneshot", "paged", "truth"}
+    assert {"oneshot", "paged", "truth", "page/sn_iips"} <= set(board["setting"])
+    assert PRODUCTION in legs["ope"]
+    assert not {"oracle_myopic", "oracle_farsighted", *reference_rows} & legs["ope"]
     assert (board["data_hash"].str.len() > 0).all()
     assert json.loads(board["versions"].iloc[0])["torch"]
 
@@ -187,9 +189,10 @@ def test_another_setting_of_one_agent_makes_that_agent_alone_stale(tiny: Run) ->
     agents = {**TINY["agents"], "goalrec_off": {"learning_rate": 0.5}}  # type: ignore[dict-item]
     stale = altered(tiny, agents=agents).stale_tables()
     assert {table: parts for table, parts in stale.items() if STEPS[table].kind == "agent"} == {
-        table: ["goalrec_off"] for table in ("agents", "rankings", "rerank", "rollout")
+        table: ["goalrec_off"] for table in ("agents", "rankings", "rerank", "rollout", "ope")
     }
-    assert set(stale) == {"agents", "rankings", "rerank", "rollout", "leaderboard", "results", "report"}
+    together = {"leaderboard", "goal_sweep", "verdicts", "results", "report"}
+    assert set(stale) == {"agents", "rankings", "rerank", "rollout", "ope", *together}
 
 
 def test_other_rewards_spare_the_events_and_other_seeds_spare_the_trajectories(tiny: Run) -> None:

@@ -32,6 +32,8 @@ def board_rows(files: Sequence[Path], reference: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name in HEADLINES:
         found = {agent: terms for path in files for agent, terms in _supported(path, name)}
+        if set(found) <= {PRODUCTION}:
+            continue  # the log's own value says nothing with nobody beside it
         scored = [_board_row(agent, terms, found.get(reference), reference) for agent, terms in sorted(found.items())]
         adjusted = holm([np.nan if row["p_value"] is None else row["p_value"] for row in scored])
         rows += [

@@ -166,7 +166,9 @@ def test_an_agent_one_seed_of_which_is_not_supported_is_not_on_the_leaderboard(t
         published(tmp_path / "iql", "iql", {11: logits}, log, supported=False),
         published(tmp_path / "log", PRODUCTION, {11: None}, log),
     ]
-    assert {row["agent"] for row in board_rows(files, "pop")} == {PRODUCTION}
+    assert board_rows(files, "pop") == []  # nor is the log, with nobody beside it
+    other = published(tmp_path / "pop", "pop", {11: logits}, log)
+    assert {row["agent"] for row in board_rows([*files, other], "pop")} == {PRODUCTION, "pop"}
     ope = read_table(files, "ope")
     assert refusal(ope) == (
         "not enough overlap (2 of 2 estimates; iql by sn_iips: not enough overlap: an effective sample size of 3)"
