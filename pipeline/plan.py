@@ -55,6 +55,7 @@ class Step:
     inputs: Mapping[str, tuple[timedelta, timedelta]] = field(default_factory=dict)
     settings: Callable[[Experiment], Any] = lambda experiment: None
     kind: Literal["whole", "time", "agent", "simulator"] = "whole"
+    after: tuple[str, ...] = ()  # steps that come first in a run, although nothing of them is read
 
 
 def _reads(*tables: str, before: timedelta = NONE, after: timedelta = NONE) -> dict[str, tuple[timedelta, timedelta]]:
@@ -139,7 +140,7 @@ STEPS = {
              "pipeline.evaluation.off_policy", _reads("agents", "decisions", *_WORLD), kind="agent",
              settings=lambda e: (_shape(e), e.ope)),
         Step("ope_proof", "evaluation", "The estimators held against the storefront's truth.",
-             "pipeline.evaluation.ope_proof", settings=lambda e: (e.source.kind, e.budgets().proof_logs)),
+             "pipeline.evaluation.ope_proof", settings=lambda e: (e.source.kind, e.budgets().proof_logs), after=("decisions",)),
         Step("leaderboard", "evaluation", "Each agent, leg and metric: mean, interval, difference to the reference.",
              "pipeline.evaluation.legs", _reads("rerank", "rollout", "ope", "simulator_gate"),
              lambda e: (e.reference, e.budgets().bootstrap)),

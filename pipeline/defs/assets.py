@@ -66,7 +66,7 @@ def upstream(table: str) -> list[dg.AssetDep]:
             found.append(dg.AssetDep(key(source), partition_mapping=_neighbours(table, source)))
         else:
             found.append(dg.AssetDep(key(source)))
-    return found
+    return [*found, *(dg.AssetDep(key(earlier)) for earlier in STEPS[table].after)]
 
 
 def _neighbours(table: str, source: str) -> dg.TimeWindowPartitionMapping:

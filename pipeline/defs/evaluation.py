@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from pipeline.defs.assets import key, publish, spec, step_asset
+from pipeline.defs.assets import publish, spec, step_asset
 from pipeline.defs.metadata import leaderboard_metadata
 
 
@@ -46,7 +46,7 @@ def ope(context: dg.AssetExecutionContext):
     yield from publish(context, ("ope",), build)
 
 
-@step_asset(spec("ope_proof", deps=[dg.AssetDep(key("decisions"))]))  # in its turn; it reads nothing of them
+@step_asset(spec("ope_proof"))
 def ope_proof(context: dg.AssetExecutionContext):
     def build(job):
         from pipeline.evaluation.ope_proof import prove_estimators

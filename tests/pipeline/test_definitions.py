@@ -88,7 +88,7 @@ def test_assets_depend_on_what_their_steps_read() -> None:
     for key in KEYS:
         table = key.path[1]
         parents = {parent.path[1] for parent in GRAPH.get(key).parent_keys}
-        assert parents == set(STEPS[table].inputs), table
+        assert parents == {*STEPS[table].inputs, *STEPS[table].after}, table
 
 
 def test_a_ranker_by_a_user_model_depends_on_that_user_model_and_no_other_agent_does(tmp_path) -> None:
