@@ -298,6 +298,7 @@ class MappingSource(FolderSource):
     events: Annotated[tuple[Events, ...], BeforeValidator(_listed), Field(min_length=1)]
     items: Items | None = None
     users: Users | None = None
+    pools: str | None = None  # Parquet files of request_id, item_ids and logits: what each request could have shown
     nulls: Codes = ("", "NULL", "null", "None", "NaN", "nan", "\\N")  # what stands where nothing is known
     positive_above: float | None = None  # ratings and watched shares above it count as clicks, the others as skips
     has_impressions: bool | None = None  # whether the log tells all that was shown; default: some type is impression

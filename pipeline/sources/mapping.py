@@ -61,10 +61,12 @@ class MappedLog:
                     f"No file of {self.folder / files.files} has any record; check {part} in the experiment."
                 )
         # The same bytes mean something else under another part, or in another folder of Hive.
-        return [
+        described = [
             RawFile(path, self._parts[part][0], context=f"{part} {folder_values(path, self.folder)}")
             for path, (part, _) in self._found.items()
         ]
+        pools = self._matches(self.settings.pools) if self.settings.pools else []
+        return [*described, *(RawFile(path, "pools") for path in pools)]
 
     def read(self, con: DuckDBPyConnection, file: RawFile, only: Lines | None = None) -> DuckDBPyRelation:
         files = self._of(file)
@@ -108,7 +110,7 @@ class MappedLog:
         """Each file with the part of the settings that describes it, in a fixed order."""
         found: dict[Path, tuple[str, Files]] = {}
         for part, (_, files) in self._parts.items():
-            for path in self._matches(files):
+            for path in self._matches(files.files):
                 if path in found:
                     raise ConfigError(
                         f"{path} is named by {found[path][0]} and by {part}; make one of the globs narrower."
@@ -117,19 +119,15 @@ class MappedLog:
                 found[path] = part, files
         return found
 
-    def _matches(self, files: Files) -> list[Path]:
+    def _matches(self, glob: str) -> list[Path]:
         try:
-            found = sorted(path for path in self.folder.glob(files.files) if path.is_file())
+            found = sorted(path for path in self.folder.glob(glob) if path.is_file())
         except (ValueError, NotImplementedError) as error:
-            raise ConfigError(
-                f"source: files {files.files!r} is no glob below source.path ({error}); mend it."
-            ) from None
+            raise ConfigError(f"source: files {glob!r} is no glob below source.path ({error}); mend it.") from None
         found = [p for p in found if not any(name.startswith((".", "_")) for name in p.relative_to(self.folder).parts)]
         if not found:
             held = sorted(path.name for path in self.folder.iterdir())[:5]
-            raise DataError(
-                f"{self.folder} has no {files.files}; it holds {', '.join(held) or 'nothing'}. Check the glob."
-            )
+            raise DataError(f"{self.folder} has no {glob}; it holds {', '.join(held) or 'nothing'}. Check the glob.")
         return found
 
     def _of(self, file: RawFile) -> Files:

@@ -931,3 +931,13 @@ def test_every_record_of_a_dirty_log_is_accounted_for(tmp_path: Path) -> None:
     assert {name: counts[name] for name in ("rows_in", "unpacked", "events", "duplicates", "rejects")} == {
         "rows_in": 6, "unpacked": 5, "events": 5, "duplicates": 3, "rejects": 3,
     }  # fmt: skip
+
+
+def test_pools_are_raw_files_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path / "log.csv", f"user,item,ts\nu,a,{SECONDS}\n")
+    (tmp_path / "pools").mkdir()
+    pq.write_table(pa.table({"request_id": ["r"]}), tmp_path / "pools" / "1.parquet")
+    files = mapped(tmp_path, f"{FLAT}\npools: pools/*.parquet").discover()
+    assert [(file.path.name, file.kind) for file in files] == [("log.csv", "events"), ("1.parquet", "pools")]
+    with pytest.raises(DataError, match=r"has no pool/\*; it holds"):
+        mapped(tmp_path, f"{FLAT}\npools: pool/*").discover()
