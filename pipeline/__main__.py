@@ -94,7 +94,7 @@ def query(options: argparse.Namespace) -> None:
     if plan.results.exists():
         products.follow_move(plan)
     answer = results.query(plan.results, options.name, {key: value for key, _, value in pairs})
-    print(answer.to_pandas().to_string(index=False, max_rows=None))
+    print(products.answer_text(answer))
 
 
 def report(options: argparse.Namespace) -> None:

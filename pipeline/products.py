@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow as pa
+
 from pipeline.data_report import build_data_report
 from pipeline.plan import BESIDE, HISTORY, STEPS, Job, Plan
 from pipeline.report.data import CONSTRUCTED, write_data_page
@@ -15,6 +17,8 @@ from pipeline.results import build_results, read, rebuild_views
 from pipeline.schemas import SCHEMAS
 from pipeline.storage import Store
 from pipeline.warehouse import connect, copy_select, create_table, read_table, sql_text
+
+LONGEST_CELL = 80  # of a table in a terminal
 
 
 def publish_results(plan: Plan) -> Path:
@@ -49,6 +53,17 @@ def follow_move(plan: Plan) -> None:
 def leaderboard_text(plan: Plan) -> str:
     """The leaderboard as a terminal shows it."""
     return terminal_table(read(plan.results, "leaderboard"))
+
+
+def answer_text(answer: pa.Table) -> str:
+    """The answer of a query as a terminal shows it: a table, or one line a value where texts are long."""
+    rows = answer.to_pandas()
+    texts = rows.select_dtypes("str")
+    if not len(texts) or int(texts.apply(lambda column: column.str.len()).max().max() or 0) <= LONGEST_CELL:
+        return str(rows.to_string(index=False, max_rows=None))
+    width = max(map(len, rows.columns))
+    blocks = ("\n".join(f"{name:<{width}}  {value}" for name, value in row.items()) for _, row in rows.iterrows())
+    return "\n\n".join(blocks)
 
 
 def table_files(store: Store) -> dict[str, list[Path]]:

@@ -1,10 +1,11 @@
 """What may be said of a run: by the rules of the evaluation protocol, never by eye, each with the numbers it rests on.
 
 rl_helps: an agent beats itself at discount 0 *and* every supervised ranker in every world that judges, each at an
-adjusted p below 5 %, and no supported off-policy estimate of whole sessions puts it below one of them with the
-intervals apart. (Beating each is stricter than beating the best, and needs no choice of the best on the test window.
-Estimates of a slot or a page are of rewards at once, which foresight may give up for later ones: they are told, and
-contradict nothing.) Where controls, judges or seeds are missing there is no verdict, and the row says what is missing.
+adjusted p below 5 % over users and with each of its seeds alone (the luck of training is not in p), and no supported
+off-policy estimate of whole sessions puts it below one of them with the intervals apart. (Beating each is stricter than
+beating the best, and needs no choice of the best on the test window. Estimates of a slot or a page are of rewards at
+once, which foresight may give up for later ones: they are told, and contradict nothing.) Where controls, judges or
+seeds are missing there is no verdict, and the row says what is missing.
 """
 
 from __future__ import annotations
@@ -154,8 +155,8 @@ def rl_helps(
     judging = names(_lower_first(column.label) for column in board.main_columns("rollout"))
     rule = (
         f"The rule: better than the same agent at discount 0 and than every supervised ranker in {judging}, each at "
-        f"p < {SIGNIFICANCE} after Holm's correction over all of these comparisons, and not contradicted by off-policy "
-        "evaluation."
+        f"p < {SIGNIFICANCE} after Holm's correction over all of these comparisons and with each seed alone, and not "
+        "contradicted by off-policy evaluation."
     )
     if missing:
         reason = f"A verdict needs more than this run has. Missing: {'; '.join(missing)}."
@@ -208,7 +209,7 @@ def _obstacle(board: Board, agent: str, compared: Sequence[Row], missing: Sequen
 
 def _helps(agent: str, rivals: Sequence[str], compared: Sequence[Row], ope: OffPolicy, obstacle: str) -> Verdict:
     rows = [row for row in compared if row["agent"] == agent and row["family"] == RULE]
-    unbeaten = [row for row in rows if not (row["difference"] > 0 and row["p_adjusted"] < SIGNIFICANCE)]
+    unbeaten = [row for row in rows if not (row["seed_low"] > 0 and row["p_adjusted"] < SIGNIFICANCE)]
     reason = " ".join([*_numbers(rows), _off_policy_sentence(agent, rivals, ope)])
     if obstacle:
         return Verdict(RULE, agent, None, f"No verdict on {agent}: {obstacle}", reason)
