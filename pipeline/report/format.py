@@ -5,6 +5,7 @@ from math import isfinite
 from pipeline.report.board import Estimate
 
 MISSING = "–"
+ROUNDING = 1e-12  # what sums of floats leave of nothing
 
 
 def decimals(value: float) -> int:
@@ -19,10 +20,11 @@ def number(value: float | None, places: int | None = None) -> str:
         return MISSING
     if isinstance(value, int):
         text = f"{value:,}"
-    elif places is None and 0 < abs(value) < 0.0005:
+    elif places is None and ROUNDING < abs(value) < 0.0005:
         text = f"{value:.1e}"
     else:
-        text = f"{value:,.{decimals(value) if places is None else places}f}"
+        rounded = 0.0 if abs(value) <= ROUNDING else value
+        text = f"{rounded:,.{decimals(value) if places is None else places}f}"
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 
@@ -33,7 +35,7 @@ def percent(share: float) -> str:
 
 def signed(value: float | None, places: int | None = None) -> str:
     text = number(value, places)
-    return f"+{text}" if value is not None and value > 0 else text
+    return f"+{text}" if value is not None and value > ROUNDING else text
 
 
 def interval(low: float | None, high: float | None, places: int | None = None) -> str:

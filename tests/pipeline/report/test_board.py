@@ -141,3 +141,8 @@ def test_the_terminal_and_the_report_order_agents_alike() -> None:
     shuffled = published.take(np.random.default_rng(0).permutation(published.num_rows))
     assert Board(shuffled).agents == Board(published).agents
     assert HOSTILE in terminal_table(shuffled)
+
+
+def test_what_sums_of_floats_leave_of_nothing_is_nothing() -> None:
+    assert (number(8.9e-18), signed(8.9e-18), signed(-8.9e-18)) == ("0.000", "0.000", "0.000")
+    assert (number(4.1e-4), signed(4.1e-4)) == ("4.1e-04", "+4.1e-04")
