@@ -71,7 +71,7 @@ def off_policy(estimates: pa.Table, calibration: pa.Table, proofs: pa.Table) -> 
     return OffPolicy(
         words=_words(rows),
         chart=_chart([row for row in recommended if row["supported"]]),
-        table=_table(recommended),
+        table=_table(sorted(recommended, key=lambda row: not row["supported"])),  # what counts comes first
         every=plain_table("Every estimator", pa.Table.from_pylist(every), EVERY) if every else None,
         calibration=_calibration(calibration.to_pylist()),
         proofs=plain_table("Claims about the estimators", pa.Table.from_pylist(claims), PROOFS) if claims else None,
@@ -149,7 +149,7 @@ def _calibration(bins: Sequence[Row]) -> Chart | None:
         return None
     points = [(row["predicted"], row["observed"]) for row in sorted(bins, key=lambda row: row["bin"])]
     figure = reliability({"behaviour policy": points}, "being shown")
-    return Chart(figure, "Fitted and observed probability of being shown", "The fitted behaviour policy")
+    return Chart(figure, "Said and observed probability of being shown", "The policy that made the log, as it is known")
 
 
 def _claim(name: str) -> str:
