@@ -38,6 +38,8 @@ SHOWN_COLUMNS = 6  # pairs of columns in the sentence on the legs; the table agr
 TRUTH = "truth"
 SESSION = "session"  # the setting of off-policy estimates that are of whole sessions
 NOT_RUN = "controls not run"
+NOT_JUDGED = "no user model may judge"
+ROLL_OUTS = "roll-outs in an evaluation simulator"
 
 Row = Mapping[str, Any]
 
@@ -160,7 +162,7 @@ def rl_helps(
     )
     if missing:
         reason = f"A verdict needs more than this run has. Missing: {'; '.join(missing)}."
-        yield Verdict(RULE, "", None, f"No verdict: {NOT_RUN}", reason)
+        yield Verdict(RULE, "", None, f"No verdict: {_lacking(missing)}", reason)
     elif winners:
         said = (_off_policy_sentence(agent, _rivals(board, agent), ope) for agent in winners)
         yield Verdict(RULE, "", True, f"RL helps here: {names(winners)}", " ".join([rule, *said]))
@@ -183,8 +185,13 @@ def missing_controls(board: Board, unsupported: Mapping[str, str]) -> list[str]:
         missing.append("a greedy ranker on the training simulator's click probability")
     if not board.main_columns("rollout"):
         why = unsupported.get("rollout")
-        missing.append(f"roll-outs in an evaluation simulator{f' ({why})' if why else ''}")
+        missing.append(f"{ROLL_OUTS}{f' ({why})' if why else ''}")
     return missing
+
+
+def _lacking(missing: Sequence[str]) -> str:
+    """What is missing, in the words of a headline."""
+    return NOT_JUDGED if all(what.startswith(ROLL_OUTS) for what in missing) else NOT_RUN
 
 
 def _rivals(board: Board, agent: str) -> list[str]:
@@ -201,7 +208,7 @@ def _obstacle(board: Board, agent: str, compared: Sequence[Row], missing: Sequen
     # An agent that has fewer seeds than others is one whose seed changes nothing.
     seeds = max((estimate.seeds for column in judging for estimate in board.column(column)), default=0)
     if missing:
-        return NOT_RUN
+        return _lacking(missing)
     if unknown:
         return f"{agent} was not compared with {names(unknown, SHOWN_PAIRS)}"
     return f"{seeds} seed{'' if seeds == 1 else 's'}, and {SEEDS} are needed" if seeds < SEEDS else ""

@@ -180,6 +180,9 @@ def test_a_judge_is_needed_and_off_policy_evaluation_is_not() -> None:
         "roll-outs in an evaluation simulator (no user model passed the gate)"
     ]  # fmt: skip
     assert missing_controls(board(), reasons) == []
+    assert judged(none, table("comparisons", []), unsupported=reasons)[0]["headline"] == (
+        "No verdict: no user model may judge"
+    )
 
 
 # ---- does the data need it?
