@@ -41,6 +41,8 @@ HISTORY = "history"  # the table that no step makes: publishing results adds to 
 PRODUCTION = "logging"  # the ranker that made the log: a row of legs 2 (storefront) and 3 without being an agent
 # Of the budget: what no agent's training reads.
 NOT_TRAINING = {"bootstrap", "simulator_steps", "rollout_users", "proof_logs"}
+RAW_KINDS = {"entities": {"items", "users"}, "pools": {"pools"}}  # tables that are made of raw files of some kinds
+READ_BY_THE_SOURCE = {"manifest", "entities", "rollout", "goal_sweep"}  # the last two: its truth, where it has one
 LIBRARIES = ("duckdb", "numpy", "pandas", "pyarrow", "scikit-learn", "torch", "d3rlpy", "dagster")
 
 
@@ -65,6 +67,11 @@ def _reads(*tables: str, before: timedelta = NONE, after: timedelta = NONE) -> d
 def _shape(experiment: Experiment) -> Any:
     """The settings that shape a state: what trajectories, agents and evaluation share."""
     return experiment.sessions.rows, experiment.sessions.cols, experiment.history, experiment.rewards
+
+
+def _truth(experiment: Experiment) -> Any:
+    """What a storefront's truth depends on; of other logs there is none."""
+    return experiment.source if experiment.source.kind == "storefront" else experiment.source.kind
 
 
 _WORLD = ("items", "users", "item_embeddings", "trajectories")  # what a Task is made of
@@ -130,8 +137,7 @@ STEPS = {
         Step("rollout", "evaluation", "Leg 2: each agent in each user model that passed its gate, a row an episode.",
              "pipeline.evaluation.run",
              _reads("agents", "simulators", "simulator_gate", "impressions", "sessions", *_WORLD), kind="agent",
-             settings=lambda e: (_shape(e), e.source if e.source.kind == "storefront" else e.source.kind,
-                                 e.rollouts, e.budgets().rollout_users, e.seeds[0])),
+             settings=lambda e: (_shape(e), _truth(e), e.rollouts, e.budgets().rollout_users, e.seeds[0])),
         Step("decisions", "evaluation", "Logged test pages with what they could have shown and its propensities.",
              "pipeline.evaluation.decisions",
              _reads("events", "pools", "impressions", "sessions", "splits", *_WORLD),
@@ -148,13 +154,11 @@ STEPS = {
         Step("goal_sweep", "evaluation", "One trained model under a grid of goals: what it can be asked for.",
              "pipeline.evaluation.goal_sweep",
              _reads("agents", "simulators", "simulator_gate", "impressions", "sessions", *_WORLD),
-             lambda e: (_shape(e), e.source if e.source.kind == "storefront" else e.source.kind, e.rollouts,
-                        e.budgets().rollout_users, e.seeds)),
+             lambda e: (_shape(e), _truth(e), e.rollouts, e.budgets().rollout_users, e.seeds)),
         Step("decoding", "evaluation", "What a greedy decoder reaches of the best decoded return.",
              "pipeline.evaluation.decoding",
              _reads("simulators", "simulator_gate", "impressions", "sessions", *_WORLD),
-             lambda e: (_shape(e), e.source if e.source.kind == "storefront" else e.source.kind, e.rollouts,
-                        e.budgets().rollout_users, e.seeds[0])),
+             lambda e: (_shape(e), e.rollouts, e.budgets().rollout_users, e.seeds[0])),
         Step("verdicts", "evaluation", "What may be said of this run, by rule, and the comparisons it rests on.",
              "pipeline.evaluation.verdicts",
              _reads("leaderboard", "rerank", "rollout", "ope", "decoding", "simulator_gate"),
@@ -283,17 +287,15 @@ class Plan:
         inputs = {
             f"{source}/{key}": self.fingerprint(source, key)
             for source in step.inputs
-            if source != "manifest" or table not in ("events", "entities", "pools")
+            if source != "manifest" or table not in ("events", *RAW_KINDS)
             for key in self.read_parts(table, [part], source)
         }
         if table == "manifest":
             inputs = {"raw": self.discovered}
         elif table == "events":  # not the whole manifest: a new file makes only the periods stale that it touches
             inputs = {path: folder.name for path, folder in self.staged(part).items()}
-        elif table == "entities":  # nor do new events change the catalogues
-            inputs = {row["path"]: row["hash"] for row in self.manifest if row["kind"] in {"items", "users"}}
-        elif table == "pools":
-            inputs = {row["path"]: row["hash"] for row in self.manifest if row["kind"] == "pools"}
+        elif table in RAW_KINDS:  # nor do new events change the catalogues
+            inputs = {row["path"]: row["hash"] for row in self.manifest if row["kind"] in RAW_KINDS[table]}
         if table == "agents" and (simulator := self.experiment.simulator_of(part)):
             inputs[f"simulators/{simulator}"] = self.fingerprint("simulators", simulator)
         settings: list[Any] = [_plain(step.settings(self.experiment))]
@@ -305,9 +307,9 @@ class Plan:
         if table == "simulators":
             settings.append((simulators.side(part), simulators.settings[part]))
             modules.append(simulator_class(part, simulators.settings[part]).split(":")[0])
-        if table in {"simulator_gate", "rollout", "goal_sweep", "decoding"}:
+        if "simulators" in step.inputs:
             modules += [simulator_class(*named).split(":")[0] for named in simulators.settings.items()]
-        if table in {"manifest", "entities", "rollout", "goal_sweep", "decoding"}:
+        if table in READ_BY_THE_SOURCE:
             modules.append(type(self.source).__module__)
         code = {module: code_fingerprint(module) for module in modules}
         return {"table": table, "part": part, "inputs": inputs, "settings": settings, "code": code}

@@ -1,29 +1,42 @@
-"""The three legs, a part an agent, and the leaderboard over them."""
+"""The three legs, a part an agent, the leaderboard over them, and what may be said of it all.
+
+Each asset is one function of its step's module, which is given the job: so its code version is that of what it runs.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import dagster as dg
 
 from pipeline.defs.assets import publish, spec, step_asset
 from pipeline.defs.metadata import leaderboard_metadata
+from pipeline.plan import STEPS, Job, Plan
 
 
-@step_asset(spec("rankings"), spec("rerank"))
-def rerank(context: dg.AssetExecutionContext):
-    def build(job):
-        from pipeline.evaluation.run import rerank_agents
+def job_asset(
+    function: str, *tables: str, describe: Callable[[Plan], dict[str, Any]] | None = None
+) -> dg.AssetsDefinition:
+    """The asset of ``tables``, which ``function`` of their steps' module makes together."""
 
-        rerank_agents(job)
+    @step_asset(*(spec(table) for table in tables))
+    def made(context: dg.AssetExecutionContext):
+        def build(job: Job) -> None:
+            getattr(import_module(STEPS[tables[0]].module), function)(job)
 
-    yield from publish(context, ("rankings", "rerank"), build)
+        yield from publish(context, tables, build, describe=describe)
+
+    return made
 
 
-@step_asset(spec("rollout"))
-def rollout(context: dg.AssetExecutionContext):
-    def build(job):
-        from pipeline.evaluation.run import roll_out_agents
-
-        roll_out_agents(job)
-
-    yield from publish(context, ("rollout",), build)
+rerank = job_asset("rerank_agents", "rankings", "rerank")
+rollout = job_asset("roll_out_agents", "rollout")
+ope = job_asset("estimate_agents", "ope")
+ope_proof = job_asset("prove_estimators", "ope_proof")
+leaderboard = job_asset("build_leaderboard", "leaderboard", describe=leaderboard_metadata)
+goal_sweep = job_asset("sweep_goals", "goal_sweep")
+decoding = job_asset("decode", "decoding")
+verdicts = job_asset("build_verdicts", "verdicts")
 
 
 @step_asset(spec("decisions"))
@@ -31,66 +44,7 @@ def decisions(context: dg.AssetExecutionContext):
     def build(job):
         from pipeline.evaluation.decisions import build_decisions
 
-        build_decisions(job)
+        inputs = {table: job.files(table) for table in STEPS["decisions"].inputs}
+        build_decisions(inputs, job.experiment, job.folder("decisions"))
 
     yield from publish(context, ("decisions",), build)
-
-
-@step_asset(spec("ope"))
-def ope(context: dg.AssetExecutionContext):
-    def build(job):
-        from pipeline.evaluation.off_policy import estimate_agents
-
-        estimate_agents(job)
-
-    yield from publish(context, ("ope",), build)
-
-
-@step_asset(spec("ope_proof"))
-def ope_proof(context: dg.AssetExecutionContext):
-    def build(job):
-        from pipeline.evaluation.ope_proof import prove_estimators
-
-        prove_estimators(job)
-
-    yield from publish(context, ("ope_proof",), build)
-
-
-@step_asset(spec("leaderboard"))
-def leaderboard(context: dg.AssetExecutionContext):
-    def build(job):
-        from pipeline.evaluation.legs import build_leaderboard
-
-        build_leaderboard(job)
-
-    yield from publish(context, ("leaderboard",), build, describe=leaderboard_metadata)
-
-
-@step_asset(spec("goal_sweep"))
-def goal_sweep(context: dg.AssetExecutionContext):
-    def build(job):
-        from pipeline.evaluation.goal_sweep import sweep_goals
-
-        sweep_goals(job)
-
-    yield from publish(context, ("goal_sweep",), build)
-
-
-@step_asset(spec("decoding"))
-def decoding(context: dg.AssetExecutionContext):
-    def build(job):
-        from pipeline.evaluation.decoding import decode
-
-        decode(job)
-
-    yield from publish(context, ("decoding",), build)
-
-
-@step_asset(spec("verdicts"))
-def verdicts(context: dg.AssetExecutionContext):
-    def build(job):
-        from pipeline.evaluation.verdicts import build_verdicts
-
-        build_verdicts(job)
-
-    yield from publish(context, ("verdicts",), build)

@@ -13,13 +13,14 @@ from -1 in the first slot to 1 in the last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
     import duckdb
 
     from pipeline.experiment import Experiment
-    from pipeline.plan import Job
 
+TABLES = ("events", "pools", "impressions", "sessions", "splits", *TASK_TABLES)
 CHUNK = 2_048  # pages whose features are in memory at once
 CALIBRATED = 2_048  # pages at most that the reliability plot is made of
 MARGINAL_ONLY = {"open_bandit"}  # sources whose propensities are of an item in its slot, whatever stands above
@@ -92,13 +93,10 @@ class Behaviour:
     kind: str  # logged, logged by slot, fitted
 
 
-def build_decisions(job: Job) -> None:
-    """Write ``decisions`` and, beside it, ``ope_calibration``."""
-    experiment = job.experiment
-    tables = ("events", "pools", "impressions", "sessions", "splits", *TASK_TABLES)
-    inputs = {table: job.files(table) for table in tables}
-    task = load_task(inputs, experiment)
-    with connect({name: files for name, files in inputs.items() if name != "trajectories"}) as con:
+def build_decisions(inputs: Mapping[str, Sequence[Path]], experiment: Experiment, out: Path) -> None:
+    """Write ``out/decisions.parquet`` and ``out/ope_calibration.parquet`` from the published files of TABLES."""
+    task = load_task({table: list(inputs[table]) for table in TASK_TABLES}, experiment)
+    with connect({table: inputs[table] for table in TABLES if table != "trajectories"}) as con:
         page_states(con, experiment)
         [(pooled,)] = con.sql("select count(*) from pools").fetchall()
         earlier_pages, pages = (
@@ -106,6 +104,7 @@ def build_decisions(job: Job) -> None:
             for split, most in (("validation", experiment.ope.fit_pages), ("test", experiment.ope.pages))
         )
     known = read_table(inputs["items"], "items", ["item", "item_key"])
+    known = known.filter(pc.greater(known["item"], 0))  # what nobody had seen by the cut-off could not be shown before
     pool = "logged" if pooled else "catalogue" if len(known) <= experiment.ope.pool else "sampled"
     fit, test = (_decisions(table, pool, known, experiment, task) for table in (earlier_pages, pages))
     rows: Iterator[pa.RecordBatch] = iter(())
@@ -114,9 +113,9 @@ def build_decisions(job: Job) -> None:
         inputs_of = Inputs(task)
         behaviour, calibration = _behaviour(fit, test, pool, experiment, inputs_of)
         rows = _rows(test, behaviour, RewardModel(inputs_of).fit(fit), pool)
-    write_parquet(job.out("decisions"), "decisions", rows)
+    write_parquet(out / "decisions.parquet", "decisions", rows)
     table = pa.Table.from_pylist(calibration, schema=SCHEMAS["ope_calibration"])
-    write_parquet(job.folder("decisions") / "ope_calibration.parquet", "ope_calibration", table.to_batches())
+    write_parquet(out / "ope_calibration.parquet", "ope_calibration", table.to_batches())
 
 
 def _logged(con: duckdb.DuckDBPyConnection, split: str, pages: int, experiment: Experiment) -> pa.Table:

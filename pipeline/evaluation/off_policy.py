@@ -90,18 +90,18 @@ def _write_estimates(run: AgentRun) -> None:
     judged = read_decisions(run.inputs["decisions"], task, run.experiment)
     rows: list[dict[str, Any]] = []
     pages: list[pa.RecordBatch] = []
-    for seed, policy in () if judged is None else _policies(run, task, judged):
-        assert judged is not None
-        slates = logged_slates(judged, policy)
-        labels = {"agent": run.name, "seed": seed}
-        common = {
-            "temperature": run.experiment.ope.temperature,
-            "propensities": judged.behaviour.kind,
-            "pool": judged.pool,
-            "overlap": overlap(policy.first_slot, judged.behaviour.first_slot, FLOOR),
-        }
-        rows += [labels | common | row for row in estimates(judged, policy, slates)]
-        pages += _page_rows(judged, slates, labels)
+    if judged is not None:
+        for seed, policy in _policies(run, task, judged):
+            slates = logged_slates(judged, policy)
+            labels = {"agent": run.name, "seed": seed}
+            common = {
+                "temperature": run.experiment.ope.temperature,
+                "propensities": judged.behaviour.kind,
+                "pool": judged.pool,
+                "overlap": overlap(policy.first_slot, judged.behaviour.first_slot, FLOOR),
+            }
+            rows += [labels | common | row for row in estimates(judged, policy, slates)]
+            pages += _page_rows(judged, slates, labels)
     table = pa.Table.from_pylist(rows, schema=SCHEMAS["ope"])
     write_parquet(run.outs["ope"], "ope", table.to_batches())
     write_parquet(run.outs["ope"].with_name("ope_pages.parquet"), "ope_pages", pages)

@@ -372,8 +372,9 @@ def gate_predicts(board: Board) -> Iterator[Verdict]:
         if {found.first.leg, found.second.leg} != {"rollout"} or TRUTH not in settings:
             continue
         (world,) = settings - {TRUTH}
-        known = found.tau is not None and found.p_value is not None
-        holds = found.tau > 0 and found.p_value < SIGNIFICANCE if known else None  # type: ignore[operator]
+        holds = None
+        if found.tau is not None and found.p_value is not None:
+            holds = found.tau > 0 and found.p_value < SIGNIFICANCE
         relation = {True: "orders", False: "is not shown to order", None: "cannot be said to order"}[holds]
         headline = f"{_where(world)} {relation} the agents as the truth does"
         opposed = board.disagreements(found.first, found.second)

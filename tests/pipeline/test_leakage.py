@@ -24,7 +24,7 @@ from pipeline import simulation
 from pipeline.artifacts import load_agent
 from pipeline.embeddings import build_item_embeddings
 from pipeline.entities import build_items, build_mentions, build_users
-from pipeline.evaluation.decisions import build_decisions
+from pipeline.evaluation.decisions import TABLES, build_decisions
 from pipeline.evaluation.rerank import rerank
 from pipeline.evaluation.sessions import CandidateSessions, load_sessions
 from pipeline.experiment import RANKS_BY_A_USER_MODEL, Experiment
@@ -493,34 +493,16 @@ def test_another_future_of_the_log_leaves_the_first_test_session_of_every_user(
     assert ranked[0] == ranked[1]
 
 
-@dataclass(frozen=True)
-class JobOf:
-    """As much of a job as decisions need."""
-
-    world: World
-    out_folder: Path
-    experiment: Experiment = EXPERIMENT
-
-    def files(self, table: str) -> list[Path]:
-        return self.world.files.get(table, [])
-
-    def folder(self, table: str) -> Path:
-        return self.out_folder
-
-    def out(self, table: str) -> Path:
-        return self.out_folder / f"{table}.parquet"
-
-
 def test_what_policies_are_judged_by_is_fitted_before_the_test_window(
     before: World, dealt_anew: World, tmp_path: Path
 ) -> None:
     """Propensities and the reward model, of pages whose past the two futures share."""
     found = []
     for name, world in (("before", before), ("dealt", dealt_anew)):
-        job = JobOf(world, tmp_path / name)
-        job.out_folder.mkdir()
-        build_decisions(job)  # type: ignore[arg-type]
-        judged = replace(world, files={**world.files, "decisions": [job.out("decisions")]})
+        out = tmp_path / name
+        out.mkdir()
+        build_decisions({table: world.files.get(table, []) for table in TABLES}, EXPERIMENT, out)
+        judged = replace(world, files={**world.files, "decisions": [out / "decisions.parquet"]})
         assert judged.leaks("decisions") == []
         first = _first_test_sessions(world)
         pages = [row for row in judged.rows("decisions") if row["session_id"] in first and row["step"] == 0]

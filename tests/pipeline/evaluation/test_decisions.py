@@ -1,7 +1,6 @@
 """Logged pages as decisions: candidates, propensities and the reward model."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.errors import DataError
-from pipeline.evaluation.decisions import Judged, build_decisions, read_decisions
+from pipeline.evaluation.decisions import TABLES, Judged, build_decisions, read_decisions
 from pipeline.evaluation.ope.policies import ConditionalLogit
 from pipeline.experiment import Experiment
 from pipeline.schemas import SCHEMAS
@@ -20,36 +19,28 @@ from pipeline.warehouse import read_table, write_parquet
 from tests.conftest import Run
 
 torch.set_num_threads(1)
-TABLES = ("events", "pools", "impressions", "sessions", "splits", *TASK_TABLES)
 
 
-@dataclass
-class FakeJob:
-    """The tables of a run, some of them replaced."""
+@dataclass(frozen=True)
+class World:
+    """The published tables of a run, some of them replaced, and the decisions made of them."""
 
-    run: Run
-    folder_: Path
-    replaced: dict[str, list[Path]] = field(default_factory=dict)
-    changed: Callable[[Experiment], Experiment] = lambda experiment: experiment
+    experiment: Experiment
+    inputs: dict[str, list[Path]]
+    folder: Path
 
-    @property
-    def experiment(self) -> Experiment:
-        return self.changed(self.run.experiment)
-
-    def files(self, table: str) -> list[Path]:
-        return self.replaced.get(table, self.run.plan.store.files(table))
-
-    def folder(self, table: str) -> Path:
-        return self.folder_
-
-    def out(self, table: str) -> Path:
-        return self.folder_ / f"{table}.parquet"
-
-    def read(self) -> Judged:
-        task = load_task({table: self.files(table) for table in TASK_TABLES}, self.experiment)
-        judged = read_decisions([self.out("decisions")], task, self.experiment)
+    def build(self) -> Judged:
+        build_decisions(self.inputs, self.experiment, self.folder)
+        task = load_task({table: self.inputs[table] for table in TASK_TABLES}, self.experiment)
+        judged = read_decisions([self.folder / "decisions.parquet"], task, self.experiment)
         assert judged is not None
         return judged
+
+
+def world(run: Run, folder: Path, pool: int | None = None, **replaced: list[Path]) -> World:
+    ope = run.experiment.ope.model_copy(update={"pool": pool} if pool else {})
+    inputs = {table: run.plan.store.files(table) for table in TABLES}
+    return World(run.experiment.model_copy(update={"ope": ope}), inputs | replaced, folder)
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +54,9 @@ def shown_pages(run: Run) -> "pd.api.typing.DataFrameGroupBy":
 
 
 @pytest.fixture(scope="module")
-def sampled(tiny: Run, tmp_path_factory: pytest.TempPathFactory) -> FakeJob:
+def sampled(tiny: Run, tmp_path_factory: pytest.TempPathFactory) -> Judged:
     """The same log, had it not logged its pools."""
-    job = FakeJob(tiny, tmp_path_factory.mktemp("sampled"), {"pools": []})
-    build_decisions(job)  # type: ignore[arg-type]
-    return job
+    return world(tiny, tmp_path_factory.mktemp("sampled"), pools=[]).build()
 
 
 def test_decisions_are_the_pages_of_the_test_window(tiny: Run, logged: pd.DataFrame) -> None:
@@ -111,35 +100,42 @@ def test_what_was_shown_cannot_be_told_from_its_place_among_the_candidates(logge
     assert ((counts - expected) ** 2 / expected).sum() < 90  # χ² of 49 degrees of freedom: p < .0003 above it
 
 
-def test_without_pools_candidates_are_what_was_shown_and_a_sample_of_the_catalogue(sampled: FakeJob) -> None:
-    judged = sampled.read()
-    assert (judged.pool, judged.behaviour.kind) == ("sampled", "fitted")
-    decisions = judged.decisions
-    assert decisions.mask.sum(dim=1).max() <= sampled.experiment.ope.pool
+def test_without_pools_candidates_are_what_was_shown_and_a_sample_of_the_catalogue(tiny: Run, sampled: Judged) -> None:
+    assert (sampled.pool, sampled.behaviour.kind) == ("sampled", "fitted")
+    decisions = sampled.decisions
+    assert decisions.mask.sum(dim=1).max() <= tiny.experiment.ope.pool
     keys = decisions.keys.masked_fill(~decisions.mask, -1).sort(dim=1).values
     assert not ((keys[:, 1:] == keys[:, :-1]) & (keys[:, 1:] >= 0)).any()
-    np.testing.assert_allclose((judged.behaviour.first_slot * decisions.mask.numpy()).sum(axis=1), 1)
+    np.testing.assert_allclose((sampled.behaviour.first_slot * decisions.mask.numpy()).sum(axis=1), 1)
 
 
-def test_the_fitted_behaviour_comes_near_the_logged_one(sampled: FakeJob) -> None:
+def test_what_was_not_seen_before_the_cut_off_is_no_candidate_where_it_was_not_shown(tiny: Run, tmp_path: Path) -> None:
+    """The catalogue as of later: as many items again, which came after the cut-off and were never shown."""
+    known = read_table(tiny.plan.store.files("items"), "items").to_pandas()
+    late = known.assign(item_id="late " + known.item_id, item_key=-1 - np.arange(len(known)), item=0)
+    path = tmp_path / "items.parquet"
+    write_parquet(path, "items",
+                  pa.Table.from_pandas(pd.concat([known, late]), SCHEMAS["items"], preserve_index=False).to_batches())  # fmt: skip
+    judged = world(tiny, tmp_path, pools=[], items=[path]).build()
+    assert len(judged.decisions)
+    assert not (torch.from_numpy(np.isin(judged.decisions.keys, late.item_key)) & judged.decisions.mask).any()
+
+
+def test_the_fitted_behaviour_comes_near_the_logged_one(sampled: Judged) -> None:
     """60 users say little; that it is above chance can be seen."""
-    chances = sampled.read().behaviour.conditional
+    chances = sampled.behaviour.conditional
     assert np.log(chances).mean() > np.log(1 / 45.5)  # the mean over slots of a uniform choice among 50 to 41
 
 
 def test_a_small_catalogue_is_taken_whole(tiny: Run, tmp_path: Path) -> None:
-    def wide(experiment: Experiment) -> Experiment:
-        return experiment.model_copy(update={"ope": experiment.ope.model_copy(update={"pool": 1_000})})
-
-    job = FakeJob(tiny, tmp_path, {"pools": []}, wide)
-    build_decisions(job)  # type: ignore[arg-type]
-    judged, known = job.read(), read_table(job.files("items"), "items", ["item"])
+    small = world(tiny, tmp_path, pool=1_000, pools=[])
+    judged, known = small.build(), read_table(small.inputs["items"], "items", ["item"])
     assert judged.pool == "catalogue"
     assert judged.behaviour.kind == "logged"  # propensities of all that could be shown need no pool
     assert (judged.decisions.mask.sum(dim=1).numpy() >= (known["item"].to_numpy() > 0).sum()).all()
 
 
-def test_what_is_fitted_does_not_see_the_test_window(tiny: Run, sampled: FakeJob, tmp_path: Path) -> None:
+def test_what_is_fitted_does_not_see_the_test_window(tiny: Run, sampled: Judged, tmp_path: Path) -> None:
     impressions = [read_table([path], "impressions").to_pandas() for path in tiny.plan.store.files("impressions")]
     rows = pd.concat(impressions)
     start = read_table(tiny.plan.store.files("splits"), "splits").to_pandas().set_index("split").start_ts["test"]
@@ -147,9 +143,8 @@ def test_what_is_fitted_does_not_see_the_test_window(tiny: Run, sampled: FakeJob
     rows.loc[after, ["feedback", "reward"]] = ["purchase", 5.0]
     write_parquet(tmp_path / "impressions.parquet", "impressions",
                   pa.Table.from_pandas(rows, SCHEMAS["impressions"], preserve_index=False).to_batches())  # fmt: skip
-    job = FakeJob(tiny, tmp_path, {"pools": [], "impressions": [tmp_path / "impressions.parquet"]})
-    build_decisions(job)  # type: ignore[arg-type]
-    changed, before = job.read(), sampled.read()
+    changed = world(tiny, tmp_path, pools=[], impressions=[tmp_path / "impressions.parquet"]).build()
+    before = sampled
     states = [(j.decisions.state.history_items * 10 + j.decisions.state.history_feedback) for j in (changed, before)]
     # Later pages, and a user's later sessions, see what came of earlier ones: rightly.
     first = ((before.decisions.step == 0) & (states[0] == states[1]).all(dim=1)).numpy()
@@ -165,7 +160,7 @@ def test_logits_that_did_not_draw_the_pages_are_refused(tiny: Run, tmp_path: Pat
     write_parquet(tmp_path / "pools.parquet", "pools",
                   pa.Table.from_pandas(pools, SCHEMAS["pools"], preserve_index=False).to_batches())  # fmt: skip
     with pytest.raises(DataError, match="the logits give propensities that differ"):
-        build_decisions(FakeJob(tiny, tmp_path, {"pools": [tmp_path / "pools.parquet"]}))  # type: ignore[arg-type]
+        world(tiny, tmp_path, pools=[tmp_path / "pools.parquet"]).build()
 
 
 def test_a_softmax_over_the_catalogue_is_found_again_from_samples_of_it() -> None:
