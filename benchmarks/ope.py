@@ -1,7 +1,8 @@
 """Our off-policy estimates against the Open Bandit Pipeline's: the same estimator, the same log, the same number.
 
 ``python -m benchmarks.ope --steps 100000 --pages 20000`` times the value from columns in memory, checks of the input
-included on both sides, as each package makes them for anybody; ``--repeat`` times in turn, of which the median counts.
+included on both sides, as each package makes them for anybody (``replace`` puts our log together anew, so that they are
+made); ``--repeat`` times in turn, of which the median counts.
 Where the package has an interval, a second row compares all that ours gives (value, interval, effective sample size,
 tail index, verdict) with its value and an interval of as many resamples as it takes unless told. CPU seconds of one
 thread count: wall time would measure who else is on the machine.
@@ -10,7 +11,7 @@ thread count: wall time would measure who else is on the machine.
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import replace
 from statistics import median
 from typing import Any, TypeVar
 
@@ -49,10 +50,10 @@ def _steps(n: int, repeat: int) -> list[Measurement]:
     theirs = step_columns(logged, action, target[:, :, None], q[:, :, None])
     return [
         _compare(f"{name} of {n:,} decisions", repeat, lambda name=name: step_value(name, theirs),
-                 lambda name=name: STEP_ESTIMATORS[name].terms(_again(logged)).value)
+                 lambda name=name: STEP_ESTIMATORS[name].terms(replace(logged)).value)
         for name in STEPS
     ] + [_full(f"ips of {n:,} decisions", repeat, lambda: STEPS["ips"]().estimate_interval(**theirs),
-               lambda: STEP_ESTIMATORS["ips"].estimate(_again(logged)))]  # fmt: skip
+               lambda: STEP_ESTIMATORS["ips"].estimate(replace(logged)))]  # fmt: skip
 
 
 def _slates(n: int, repeat: int) -> list[Measurement]:
@@ -70,15 +71,10 @@ def _slates(n: int, repeat: int) -> list[Measurement]:
     theirs = slate_columns(logged, slates, chances, q)
     return [
         _compare(f"{name} of {n:,} pages", repeat, lambda name=name: slate_value(name, theirs, SLOTS, CANDIDATES),
-                 lambda name=name: SLATE_ESTIMATORS[name].terms(_again(logged)).value)
+                 lambda name=name: SLATE_ESTIMATORS[name].terms(replace(logged)).value)
         for name in (*SLATES, "cascade_dr")
     ] + [_full(f"rips of {n:,} pages", repeat, lambda: SLATES["rips"](len_list=SLOTS).estimate_interval(**theirs),
-               lambda: SLATE_ESTIMATORS["rips"].estimate(_again(logged)))]  # fmt: skip
-
-
-def _again(logged: T) -> T:
-    """The log put together anew, so that its checks are timed."""
-    return type(logged)(**{field.name: getattr(logged, field.name) for field in fields(logged)})  # type: ignore[arg-type]
+               lambda: SLATE_ESTIMATORS["rips"].estimate(replace(logged)))]  # fmt: skip
 
 
 def _compare(what: str, repeat: int, theirs: Callable[[], float], ours: Callable[[], float]) -> Measurement:

@@ -29,11 +29,15 @@ DAY = timedelta(days=1)
 NONE = timedelta(0)
 BESIDE = {  # table → its home
     "simulator_reliability": "simulator_gate",
+    "simulator_answers": "simulator_gate",
+    "simulator_twins": "simulator_gate",
     "training_log": "agents",
     "coverage": "rollout",
     "unsupported": "leaderboard",
     "ope_calibration": "decisions",
+    "ope_chances": "decisions",
     "ope_pages": "ope",
+    "ope_proof_logs": "ope_proof",
     "comparisons": "verdicts",
     "agreement": "verdicts",
 }

@@ -37,15 +37,23 @@ VIEWS = frozenset(
         "pools",
         "decisions",
         "ope_pages",
+        "ope_chances",
+        "simulator_answers",
+        "simulator_twins",
+        "ope_proof_logs",
     }
 )
 _LEFT_OUT = {"users": {"user_id", "features"}, "items": {"features"}}
 MARTS = (  # views that the queries share, each after those that it reads
     "marts/agent_scores",
+    "marts/ope_slots",
     "marts/page_scores",
+    "marts/goal_episodes",
+    "marts/decoded",
     "marts/scores",
     "marts/unit_scores",
     "marts/rollout_means",
+    "marts/slice_scores",
 )
 
 

@@ -223,6 +223,26 @@ SCHEMAS: dict[str, pa.Schema] = {
         observed=pa.float64(),
         count=pa.int64(),
     ),
+    "simulator_answers": _schema(  # one row a prediction that the gate judged a user model by
+        simulator=pa.string(),
+        head=pa.string(),  # click: a shown item; exit: a page
+        session=pa.int32(),  # its number in the judged window, from 0
+        row=pa.int64(),  # number of the prediction within its head, from 0, in the order of showing within a session
+        group=pa.string(),  # decile of the item's popularity, 1 = least shown; null for an exit
+        predicted=pa.float64(),  # probability of a positive answer, or of leaving
+        observed=pa.bool_(),  # whether it happened
+    ),
+    "simulator_twins": _schema(  # one row a simulated session beside the logged one whose pages it was shown
+        simulator=pa.string(),
+        session=pa.int32(),  # number of the logged one in the judged window, from 0
+        twin=pa.int32(),  # number of the simulated one, from 0
+        logged_pages=pa.int32(),  # that the user saw
+        logged_ended=pa.bool_(),  # False: a length cap cut it
+        simulated_pages=pa.int32(),  # that his twin saw
+        simulated_ended=pa.bool_(),  # False: he was cut
+        logged_rate=pa.float64(),  # share of positive answers on the pages that both saw, the user's
+        simulated_rate=pa.float64(),  # the same, his twin's
+    ),
     "trajectories": _schema(
         level=pa.string(),  # page: one row is one shown page of K slots
         relabel=pa.string(),  # original or hindsight
@@ -299,6 +319,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         episodes=pa.int64(),
         items_shown=pa.int64(),
         items_known=pa.int64(),
+        items=_ITEMS,  # those that are shown
     ),
     "decisions": _schema(  # one row a logged page of the test window: what leg 3 judges policies on
         session_id=pa.int64(),
@@ -324,13 +345,21 @@ SCHEMAS: dict[str, pa.Schema] = {
         observed=pa.float64(),
         count=pa.int64(),
     ),
+    "ope_chances": _schema(  # one row a slot behind ope_calibration: what could have been shown there, and what was
+        session_id=pa.int64(),
+        step=pa.int32(),  # page of the session, from 0
+        slot=pa.int32(),  # from 1
+        shown=pa.int32(),  # number among the candidates, from 0
+        chances=_NUMBERS,  # R, of the behaviour policy; null for a candidate that stands above, or that is none
+    ),
     "ope_pages": _schema(  # one row a logged page under one agent and seed: what slate estimates are computed from
         agent=pa.string(),
         seed=pa.int32(),
         session_id=pa.int64(),
         user_key=pa.int64(),
         step=pa.int32(),
-        reward=_NUMBERS,  # [K], as the other lists; an empty slot has reward 0 and propensities of 1
+        filled=pa.list_(pa.bool_()),  # [K], as the other lists; an empty slot has reward 0 and propensities of 1
+        reward=_NUMBERS,
         behaviour=_NUMBERS,
         target=_NUMBERS,
         behaviour_marginal=_NUMBERS,
@@ -376,6 +405,20 @@ SCHEMAS: dict[str, pa.Schema] = {
         least=pa.float64(),  # what the claim allows; null where it has no such bound
         most=pa.float64(),
         holds=pa.bool_(),
+    ),
+    "ope_proof_logs": _schema(  # one row an estimate from one simulated log that a claim of ope_proof rests on
+        claim=pa.string(),  # with setting, estimator and target it names one row of ope_proof
+        setting=pa.string(),  # page, item or session
+        estimator=pa.string(),
+        target=pa.string(),  # whom the claim is about
+        ranker=pa.string(),  # the policy that was judged; one of several where the claim is about selection
+        n=pa.int64(),  # users of the log, with one page, item or session each
+        log=pa.int64(),  # number among the claim's logs of that n, from 0
+        truth=pa.float64(),  # of the ranker's value; null where none is asked for
+        value=pa.float64(),  # the estimate
+        ci_low=pa.float64(),  # of 95 %, clustered by user; null, as supported, where the claim is about values alone
+        ci_high=pa.float64(),
+        supported=pa.bool_(),
     ),
     "goal_sweep": _schema(  # one row an episode of one trained model under one goal; rollout has the other rankers
         setting=pa.string(),  # truth, or side/simulator/sessions

@@ -25,7 +25,7 @@ from models.simulators.feedback import FeedbackUserModel
 from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.simulator_gate import Baselines, GateReport, judge
 from pipeline.experiment import Experiment, explain, simulator_class
-from pipeline.schemas import SCHEMAS
+from pipeline.schemas import SCHEMAS, empty
 from pipeline.storage import Store
 from pipeline.task import load_task
 from pipeline.trajectories import pad_left, page_states, ragged
@@ -139,18 +139,25 @@ def acting_model(store: Store, name: str) -> tuple[dict[str, Any], Path]:
 
 
 def judge_simulators(inputs: dict[str, list[Path]], store: Store, experiment: Experiment, out: Path) -> None:
-    """Hold every user model against the gate: write ``simulator_gate`` and ``simulator_reliability`` to ``out``."""
+    """Hold every user model against the gate: write ``simulator_gate`` and the tables beside it to ``out``."""
     torch.set_num_threads(1)
     task = load_task(inputs, experiment)
-    rows, bins = [], []
+    rows, bins, answers, twins = [], [], [empty("simulator_answers")], [empty("simulator_twins")]
     for name in experiment.simulators.settings:
         simulator = load_simulator(store, name, experiment, task)
         report = _judged(simulator, inputs, experiment, task)
         rows += [row | {"side": simulator.side} for row in report.rows]
         bins += report.reliability
-    for table, found in (("simulator_gate", rows), ("simulator_reliability", bins)):
-        batches = pa.Table.from_pylist(found, schema=SCHEMAS[table]).to_batches()
-        write_parquet(out / f"{table}.parquet", table, batches)
+        answers.append(report.answers)
+        twins.append(report.twins)
+    tables = {
+        "simulator_gate": pa.Table.from_pylist(rows, schema=SCHEMAS["simulator_gate"]),
+        "simulator_reliability": pa.Table.from_pylist(bins, schema=SCHEMAS["simulator_reliability"]),
+        "simulator_answers": pa.concat_tables(answers),
+        "simulator_twins": pa.concat_tables(twins),
+    }
+    for table, found in tables.items():
+        write_parquet(out / f"{table}.parquet", table, found.to_batches())
 
 
 def _judged(simulator: Simulator, inputs: dict[str, list[Path]], experiment: Experiment, task: Task) -> GateReport:

@@ -93,6 +93,8 @@ def demo_tables() -> dict[str, pa.Table]:
         ),
         "simulator_gate": table("simulator_gate", _simulator_gate()),
         "simulator_reliability": table("simulator_reliability", _reliability()),
+        "simulator_answers": table("simulator_answers", _simulator_answers()),
+        "simulator_twins": table("simulator_twins", _simulator_twins()),
         "coverage": table("coverage", _coverage(rollout)),
         "ope": table("ope", _ope()),
         "ope_calibration": table(
@@ -109,7 +111,9 @@ def demo_tables() -> dict[str, pa.Table]:
         "agreement": table("agreement", _agreement()),
         "verdicts": table("verdicts", _verdicts()),
         "ope_pages": table("ope_pages", _ope_pages()),
+        "ope_chances": table("ope_chances", _ope_chances()),
         "ope_proof": table("ope_proof", _ope_proof()),
+        "ope_proof_logs": table("ope_proof_logs", _ope_proof_logs()),
         "history": table("history", _history()),
         "unsupported": table(
             "unsupported", [{"leg": "ope", "reason": "page propensities leave an effective sample size under 50"}]
@@ -189,10 +193,40 @@ def _reliability() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _simulator_answers() -> list[dict[str, Any]]:
+    """Two sessions of two pages of two items, the last page without a positive answer."""
+    return [
+        {"simulator": name, "head": head, "session": row * 2 // n, "row": row, "group": group,
+         "predicted": 0.1 * (row + 1), "observed": row % 2 == 1 and row < 6}
+        for name in ("rnn", "attention")
+        for head, n, group in (("click", 8, "1"), ("exit", 4, None))
+        for row in range(n)
+    ]  # fmt: skip
+
+
+def _simulator_twins() -> list[dict[str, Any]]:
+    """Each of the two sessions has two twins; the first of them stays a page longer."""
+    return [
+        {"simulator": name, "session": twin % 2, "twin": twin, "logged_pages": 2, "logged_ended": True,
+         "simulated_pages": 3 if twin == 0 else 2, "simulated_ended": True, "logged_rate": 0.5,
+         "simulated_rate": 0.25 * twin}
+        for name in ("rnn", "attention")
+        for twin in range(4)
+    ]  # fmt: skip
+
+
 def _coverage(rollout: list[dict[str, Any]]) -> list[dict[str, Any]]:
     runs = dict.fromkeys((row["setting"], row["agent"], row["seed"]) for row in rollout if row["setting"] != "truth")
     return [
-        {"setting": setting, "agent": agent, "seed": seed, "episodes": USERS, "items_shown": 30, "items_known": 60}
+        {
+            "setting": setting,
+            "agent": agent,
+            "seed": seed,
+            "episodes": USERS,
+            "items_shown": 30,
+            "items_known": 60,
+            "items": list(range(1, 31)),
+        }
         for setting, agent, seed in runs
     ]
 
@@ -225,7 +259,8 @@ def _ope_pages() -> list[dict[str, Any]]:
     """Three pages of two slots that both seeds of an agent fill as the log did, or twice as readily."""
     chances = {name: [0.5, 0.25] for name in ("behaviour", "behaviour_marginal")}
     return [
-        {"agent": "goalrec_off", "seed": seed, "session_id": 5, "user_key": 6, "step": step, "reward": [1.0, 0.0],
+        {"agent": "goalrec_off", "seed": seed, "session_id": 5, "user_key": 6, "step": step, "filled": [True, True],
+         "reward": [1.0, 0.0],
          **chances, **{name: [0.5, 0.25 * (1 + step % 2)] for name in ("target", "target_marginal")},
          "q_logged": [0.6, 0.2], "v_target": [0.5, 0.3]}
         for seed in (11, 13)
@@ -233,13 +268,34 @@ def _ope_pages() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _ope_chances() -> list[dict[str, Any]]:
+    """The two slots of a page; the first's item is no candidate of the second."""
+    labels = {"session_id": 5, "step": 0}
+    return [labels | {"slot": 1, "shown": 0, "chances": [0.5, 0.25, 0.25]},
+            labels | {"slot": 2, "shown": 2, "chances": [None, 0.5, 0.5]}]  # fmt: skip
+
+
 def _ope_proof() -> list[dict[str, Any]]:
     """A claim that holds, and one without an upper bound that does not."""
-    labels = {"setting": "page", "estimator": "rips", "target": "near", "n": 400, "logs": 220, "truth": 1.6}
+    labels = {"setting": "page", "estimator": "rips", "target": "near", "n": 400, "logs": 50, "truth": 1.6}
     return [
         labels | {"claim": "coverage", "value": 0.94, "least": 0.9, "most": 0.98, "holds": True},
         labels | {"claim": "visibly_biased", "value": 0.01, "least": 0.05, "most": None, "holds": False},
     ]
+
+
+def _ope_proof_logs() -> list[dict[str, Any]]:
+    """What both claims rest on: intervals of which three in fifty miss the truth, and estimates 1 % above it."""
+    labels = {"setting": "page", "estimator": "rips", "target": "near", "ranker": "near", "n": 400, "truth": 1.6}
+    return [
+        row
+        for log in range(50)
+        for row in (
+            labels | {"claim": "coverage", "log": log, "value": 1.5, "ci_low": 1.4, "supported": True,
+                      "ci_high": 1.7 if log >= 3 else 1.55},
+            labels | {"claim": "visibly_biased", "log": log, "value": 1.616},
+        )
+    ]  # fmt: skip
 
 
 def _history() -> list[dict[str, Any]]:

@@ -37,6 +37,7 @@ from pipeline.evaluation.ope.policies import (
     conditional_propensities,
     depths,
     marginal_propensities,
+    open_candidates,
     slot_distributions,
 )
 from pipeline.schemas import SCHEMAS
@@ -94,7 +95,7 @@ class Behaviour:
 
 
 def build_decisions(inputs: Mapping[str, Sequence[Path]], experiment: Experiment, out: Path) -> None:
-    """Write ``out/decisions.parquet`` and ``out/ope_calibration.parquet`` from the published files of TABLES."""
+    """Write ``decisions``, ``ope_calibration`` and ``ope_chances`` into ``out`` from the published files of TABLES."""
     task = load_task({table: list(inputs[table]) for table in TASK_TABLES}, experiment)
     with connect({table: inputs[table] for table in TABLES if table != "trajectories"}) as con:
         page_states(con, experiment)
@@ -108,14 +109,18 @@ def build_decisions(inputs: Mapping[str, Sequence[Path]], experiment: Experiment
     pool = "logged" if pooled else "catalogue" if len(known) <= experiment.ope.pool else "sampled"
     fit, test = (_decisions(table, pool, known, experiment, task) for table in (earlier_pages, pages))
     rows: Iterator[pa.RecordBatch] = iter(())
-    calibration: list[dict[str, Any]] = []
+    bins, chances = SCHEMAS["ope_calibration"].empty_table(), SCHEMAS["ope_chances"].empty_table()
     if len(fit) and len(test):
         inputs_of = Inputs(task)
-        behaviour, calibration = _behaviour(fit, test, pool, experiment, inputs_of)
+        behaviour, found = _behaviour(fit, test, pool, experiment, inputs_of)
         rows = _rows(test, behaviour, RewardModel(inputs_of).fit(fit), pool)
+        drawn = test[slice(CALIBRATED)]
+        slate, mask = drawn.slate.numpy(), drawn.mask.numpy()
+        bins = pa.Table.from_pylist(calibration(found, slate, mask), schema=bins.schema)
+        chances = _chances(drawn, found)
     write_parquet(out / "decisions.parquet", "decisions", rows)
-    table = pa.Table.from_pylist(calibration, schema=SCHEMAS["ope_calibration"])
-    write_parquet(out / "ope_calibration.parquet", "ope_calibration", table.to_batches())
+    write_parquet(out / "ope_calibration.parquet", "ope_calibration", bins.to_batches())
+    write_parquet(out / "ope_chances.parquet", "ope_chances", chances.to_batches())
 
 
 def _logged(con: duckdb.DuckDBPyConnection, split: str, pages: int, experiment: Experiment) -> pa.Table:
@@ -222,8 +227,8 @@ class Inputs:
 
 def _behaviour(
     fit: Decisions, test: Decisions, pool: str, experiment: Experiment, inputs: Inputs
-) -> tuple[Behaviour, list[dict[str, Any]]]:
-    """Who made the log, and the points of the reliability plot."""
+) -> tuple[Behaviour, Floats]:
+    """Who made the log, and the chances of every candidate in every slot of the first pages [n, K, R]."""
     slate, mask = test.slate.numpy(), test.mask.numpy()
     shown = slate >= 0
     logged = np.where(shown, test.propensities.numpy(), 1.0)
@@ -235,7 +240,7 @@ def _behaviour(
         _same(logged, conditional, shown)
         first = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
         made = Behaviour(conditional, marginal_propensities(logits, slate), first, "logged")
-        return made, calibration(slot_distributions(logits[some], slate[some]), slate[some], mask[some])
+        return made, slot_distributions(logits[some], slate[some])
     models = [
         ConditionalLogit(marginal=marginal).fit(
             inputs(fit)[:, :, : inputs.of_pair], fit.slate.numpy(), fit.mask.numpy()
@@ -247,7 +252,7 @@ def _behaviour(
     if is_logged and (slate.shape[1] == 1 or experiment.source.kind in MARGINAL_ONLY):
         marginals, kind = logged, "logged" if slate.shape[1] == 1 else "logged by slot"
     found = models[0].distributions(inputs(test[some])[:, :, : inputs.of_pair], slate[some], mask[some])
-    return Behaviour(conditional, marginals, first, kind), calibration(found, slate[some], mask[some])
+    return Behaviour(conditional, marginals, first, kind), found
 
 
 def _fitted(models: Sequence[ConditionalLogit], test: Decisions, inputs: Inputs) -> tuple[Floats, Floats, Floats]:
@@ -260,6 +265,24 @@ def _fitted(models: Sequence[ConditionalLogit], test: Decisions, inputs: Inputs)
         found.append((conditional, marginal, models[0].distributions(*asked)[:, 0]))
     conditional, marginal, first = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return conditional, marginal, first
+
+
+def _chances(pages: Decisions, chances: Floats) -> pa.Table:
+    """A row a filled slot with the chance of each candidate, null of one that could not come there any more."""
+    slate = pages.slate.numpy()
+    n, slots, width = chances.shape
+    offsets = pa.array(np.arange(n * slots + 1, dtype=np.int32) * width)
+    closed = ~open_candidates(slate, pages.mask.numpy())
+    table = pa.table(
+        {
+            "session_id": np.repeat(pages.session_id.numpy(), slots),
+            "step": np.repeat(pages.step.numpy(), slots),
+            "slot": np.tile(np.arange(1, slots + 1, dtype=np.int32), n),
+            "shown": slate.astype(np.int32).ravel(),
+            "chances": pa.ListArray.from_arrays(offsets, pa.array(chances.ravel(), mask=closed.ravel())),
+        }
+    )
+    return table.filter(pc.greater_equal(table["shown"], 0)).cast(SCHEMAS["ope_chances"])
 
 
 def _same(logged: Floats, computed: Floats, shown: Bools) -> None:

@@ -286,10 +286,11 @@ def _refused(reason: str, n: int) -> dict[str, Any]:
 def _page_rows(judged: Judged, slates: LoggedSlates, labels: Mapping[str, Any]) -> list[pa.RecordBatch]:
     decisions, n = judged.decisions, len(slates)
     offsets = pa.array(np.arange(n + 1, dtype=np.int32) * slates.reward.shape[1])
-    filled = {name: np.where(slates.mask, getattr(slates, name), EMPTY[name]) for name in EMPTY}
+    values = {name: np.where(slates.mask, getattr(slates, name), EMPTY[name]) for name in EMPTY}
+    lists = values | {"filled": slates.mask}
     columns = {
         **{name: pa.array([value] * n) for name, value in labels.items()},
         **{name: pa.array(getattr(decisions, name).numpy()) for name in ("session_id", "user_key", "step")},
-        **{name: pa.ListArray.from_arrays(offsets, pa.array(values.ravel())) for name, values in filled.items()},
+        **{name: pa.ListArray.from_arrays(offsets, pa.array(part.ravel())) for name, part in lists.items()},
     }
     return list(pa.table(columns).to_batches())

@@ -1,12 +1,14 @@
 """The off-policy estimators held against the storefront's truth: every claim that a reviewer would ask for, measured.
 
 Logs are simulated again and again, each is judged as anybody's would be, and what comes out is compared with what the
-rankers are truly worth. Which claims hold is in the rows; nothing here raises when one does not.
+rankers are truly worth. Which claims hold is in the rows; nothing here raises when one does not. Beside each claim go
+the estimates that it was measured from, so that it can be measured again.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -62,16 +64,27 @@ SLOPE = -0.65, -0.35  # of log RMSE in log n; in theory -1/2
 ROUNDING = 1e-6  # of a value: logged propensities are single precision
 UNBIASED = 0.0, 0.01  # of a value: for neighbours' effects, which no cascade has, and what is left of chance
 BIASED = 0.05, None  # what is seen where nothing makes an estimate right
-Claim = dict[str, Any]
+CLAIM = "claim", "setting", "estimator", "target"  # what names one
+Row = dict[str, Any]
 Logs = Sequence[Any]  # of one kind
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What was measured of an estimator, and the estimates, one a log and ranker, that it was measured from."""
+
+    row: Row  # of ope_proof
+    rests_on: list[Row]  # of ope_proof_logs
+
+
 def prove_estimators(job: Job) -> None:
-    """``ope_proof`` of a storefront; no rows for other logs, whose truth nobody knows."""
+    """``ope_proof`` and its logs of a storefront; no rows for other logs, whose truth nobody knows."""
     experiment = job.experiment
     claims = prove(experiment.budgets().proof_logs) if experiment.source.kind == "storefront" else []
-    table = pa.Table.from_pylist(claims, schema=SCHEMAS["ope_proof"])
-    write_parquet(job.out("ope_proof"), "ope_proof", table.to_batches())
+    estimates = [*chain.from_iterable(claim.rests_on for claim in claims)]
+    for name, rows in (("ope_proof", [claim.row for claim in claims]), ("ope_proof_logs", estimates)):
+        table = pa.Table.from_pylist(rows, schema=SCHEMAS[name])
+        write_parquet(job.folder("ope_proof") / f"{name}.parquet", name, table.to_batches())
 
 
 def prove(logs: int) -> list[Claim]:
@@ -93,18 +106,24 @@ class Trial:
     def resized(self, n: int) -> "Trial":
         return replace(self, logs=resized(self.logs, n))
 
-    def labels(self, estimator: str) -> Claim:
-        return {
-            "setting": self.setting,
-            "estimator": estimator,
-            "target": self.ranker.name,
-            "n": users(self.logs[0]),
-            "truth": None if math.isnan(self.truth) else self.truth,
-        }
+    def labels(self, estimator: str) -> Row:
+        return {"setting": self.setting, "estimator": estimator, "target": self.ranker.name, **self._known()}
+
+    def estimates(self, estimator: Estimator[Any]) -> list[Estimate]:
+        """What is said of each log."""
+        return [estimator.estimate(log) for log in self.logs]
 
     def values(self, estimator: Estimator[Any]) -> Floats:
-        """The estimate from each log."""
+        """The estimate from each log, without its interval."""
         return np.array([estimator.terms(log).value for log in self.logs])
+
+    def rows(self, found: Iterable[Row]) -> list[Row]:
+        """What was ``found`` in each log as rows of ``ope_proof_logs``, for a claim to put its name on."""
+        known = {"ranker": self.ranker.name, **self._known()}
+        return [known | {"log": log, **told} for log, told in enumerate(found)]
+
+    def _known(self) -> Row:
+        return {"n": users(self.logs[0]), "truth": None if math.isnan(self.truth) else self.truth}
 
 
 def _prove_pages(logs: int) -> Iterator[Claim]:
@@ -167,7 +186,7 @@ def _prove_items_and_sessions(logs: int) -> Iterator[Claim]:
     played = [list(play(shop, SIZE, seed)) for seed in range(logs)]
     first = [pages[0] for pages in played]
     for ranker in (HALF, RATED):
-        items = [judged_steps(page, ranker) for page in first]
+        items: Logs = [judged_steps(page, ranker) for page in first]
         item = Trial("item", ranker, _model_value(items), items)
         truth = session_value(shop, TRUTH_USERS, logs, ranker)  # of users in none of the logs
         session = Trial("session", ranker, truth, [judged_sessions(pages, ranker) for pages in played])
@@ -179,7 +198,7 @@ def _prove_items_and_sessions(logs: int) -> Iterator[Claim]:
             logged = Trial("item", LOGGING, math.nan, [judged_steps(first[0], LOGGING)])
             yield from on_policy(_named(STEP_ESTIMATORS, "ips", "snips"), logged)
             believed = [judged_steps(page, MISTAKEN).target for page in first]
-            expected: Logs = [replace(log, reward=log.q_logged) for log in items]  # type: ignore[arg-type]
+            expected = [replace(log, reward=log.q_logged) for log in items]
             yield from doubly_robust(_named(STEP_ESTIMATORS, "dr", "ips"), replace(item, logs=expected), believed)
 
 
@@ -199,19 +218,22 @@ def on_policy(estimators: Mapping[str, Estimator[Any]], trial: Trial) -> Iterato
     """Of the ranker that made the log, every estimate is the mean of the log."""
     log = trial.logs[0]
     mean = float(log.reward.sum() / len(log))
+    trial, error = replace(trial, truth=mean, logs=[log]), ROUNDING * mean
     for name, estimator in estimators.items():
-        value, error = estimator.estimate(log).value, ROUNDING * mean
-        yield _claim("on_policy", trial.labels(name) | {"truth": mean}, 1, value, mean - error, mean + error)
+        (found,) = trial.estimates(estimator)
+        rows = trial.rows(_whole([found]))
+        yield _claim("on_policy", trial.labels(name), rows, 1, found.value, mean - error, mean + error)
 
 
 def covers(estimators: Mapping[str, Estimator[Any]], trial: Trial) -> Iterator[Claim]:
     """95 % intervals hold the truth as often as they say, of estimates with a verdict; the mean of all is right."""
     for name, estimator in estimators.items():
-        found = [estimator.estimate(log) for log in trial.logs]
+        found = trial.estimates(estimator)
         counted = [estimate for estimate in found if estimate.supported]
         values = np.array([estimate.value for estimate in found])
-        yield _claim("coverage", trial.labels(name), len(counted), coverage(counted, trial.truth), *COVERAGE)
-        yield _claim("bias", trial.labels(name), len(found), abs(values.mean() - trial.truth) / values.std(), *BIAS)
+        labels, rows = trial.labels(name), trial.rows(_whole(found))
+        yield _claim("coverage", labels, rows, len(counted), coverage(counted, trial.truth), *COVERAGE)
+        yield _claim("bias", labels, rows, len(found), abs(values.mean() - trial.truth) / values.std(), *BIAS)
 
 
 def learns(estimators: Mapping[str, Estimator[Any]], trial: Trial) -> Iterator[Claim]:
@@ -219,8 +241,10 @@ def learns(estimators: Mapping[str, Estimator[Any]], trial: Trial) -> Iterator[C
     n = users(trial.logs[0])
     trials = [trial.resized(size) for size in (n // 2, n, 4 * n)]
     for name, estimator in estimators.items():
-        slope = rmse_slope({users(one.logs[0]): one.values(estimator) for one in trials}, trial.truth)
-        yield _claim("rmse_slope", trials[-1].labels(name), len(trials[-1].logs), slope, *SLOPE)
+        values = [one.values(estimator) for one in trials]
+        sizes = [users(one.logs[0]) for one in trials]
+        slope = rmse_slope(dict(zip(sizes, values, strict=True)), trial.truth)
+        yield _claim("rmse_slope", trials[-1].labels(name), _valued(trials, values), len(values[-1]), slope, *SLOPE)
 
 
 def doubly_robust(
@@ -244,9 +268,10 @@ def doubly_robust(
         ("visibly_biased", robust, "both wrong", misjudged(wrong)),
         ("visibly_biased", plain, "wrong propensities", misjudged(right)),
     ):
-        error = abs(replace(trial, logs=logs).values(estimators[name]).mean() / trial.truth - 1)
+        values = replace(trial, logs=logs).values(estimators[name])
         labels = trial.labels(name) | {"target": f"{trial.ranker.name}; {amiss}"}
-        yield _claim(claim, labels, len(logs), error, *(UNBIASED if claim == "doubly_robust" else BIASED))
+        error, bounds = abs(values.mean() / trial.truth - 1), UNBIASED if claim == "doubly_robust" else BIASED
+        yield _claim(claim, labels, _valued([trial], [values]), len(logs), error, *bounds)
 
 
 def verdicts(
@@ -254,20 +279,22 @@ def verdicts(
 ) -> Iterator[Claim]:
     """The share of the logs from which an estimate gets a verdict."""
     for name, estimator in estimators.items():
-        supported = [estimator.estimate(log).supported for log in trial.logs]
-        yield _claim(claim, trial.labels(name), len(supported), float(np.mean(supported)), least, most)
+        found = trial.estimates(estimator)
+        share = float(np.mean([estimate.supported for estimate in found]))
+        yield _claim(claim, trial.labels(name), trial.rows(_whole(found)), len(found), share, least, most)
 
 
 def selects(estimators: Mapping[str, Estimator[Any]], trials: Sequence[Trial]) -> Iterator[Claim]:
     """Estimates order rankers as the truth does; regret@1 is a share of what lies between the best and the worst."""
     true = np.array([trial.truth for trial in trials])
     for name, estimator in estimators.items():
-        estimated = np.stack([trial.values(estimator) for trial in trials], axis=1)  # [logs, rankers]
-        found = [policy_selection(values, true) for values in estimated]
+        estimated = np.stack([trial.values(estimator) for trial in trials])  # [rankers, logs]
+        found = [policy_selection(values, true) for values in estimated.T]
         rho, regret = np.mean([(one.rho, one.regret / np.ptp(true)) for one in found], axis=0)
         labels = trials[0].labels(name) | {"target": f"{len(trials)} rankers", "truth": None}
-        yield _claim("selection", labels, len(found), rho, 0.7, 1.0)
-        yield _claim("selection_regret", labels, len(found), regret, 0.0, 0.25)
+        rows = _valued(trials, estimated)
+        yield _claim("selection", labels, rows, len(found), rho, 0.7, 1.0)
+        yield _claim("selection_regret", labels, rows, len(found), regret, 0.0, 0.25)
 
 
 def coverage(found: Sequence[Estimate], truth: float) -> float:
@@ -280,7 +307,21 @@ def rmse_slope(values: Mapping[int, Floats], truth: float) -> float:
     return float(np.polyfit(np.log(list(values)), np.log(rmse), 1)[0])
 
 
-def _claim(claim: str, labels: Claim, logs: int, value: float, least: float, most: float | None) -> Claim:
+def _whole(found: Iterable[Estimate]) -> Iterator[Row]:
+    return ({"value": one.value, "ci_low": one.low, "ci_high": one.high, "supported": one.supported} for one in found)
+
+
+def _valued(trials: Iterable[Trial], values: Iterable[Floats]) -> list[Row]:
+    """Rows of claims that ask for values alone, those of each trial's logs."""
+    both = zip(trials, values, strict=True)
+    return [row for trial, found in both for row in trial.rows({"value": value} for value in found.tolist())]
+
+
+def _claim(
+    claim: str, labels: Row, rests_on: list[Row], logs: int, value: float, least: float, most: float | None
+) -> Claim:
     holds = value >= least and (most is None or value <= most)
-    return {"claim": claim, **labels, "logs": logs, "value": float(value), "least": least, "most": most,
-            "holds": bool(holds)}  # fmt: skip
+    row = {"claim": claim, **labels, "logs": logs, "value": float(value), "least": least, "most": most,
+           "holds": bool(holds)}  # fmt: skip
+    name = {column: row[column] for column in CLAIM}
+    return Claim(row, [name | one for one in rests_on])

@@ -32,7 +32,7 @@ class Episodes:
     """The sessions of U users with one agent."""
 
     values: Values  # each [U]
-    items_shown: int  # different items, over all users
+    items_shown: list[int]  # different items, over all users: their dense indices
 
 
 @torch.no_grad()
@@ -63,7 +63,7 @@ def roll_out(
     ]
     values = {name: np.concatenate([chunk[0][name] for chunk in chunks]) for name in ROLLOUT_METRICS}
     shown = torch.stack([chunk[1] for chunk in chunks]).any(dim=0)
-    return Episodes(values, int(shown.sum()))
+    return Episodes(values, (shown.nonzero()[:, 0] + 1).tolist())
 
 
 class _Episodes:

@@ -134,8 +134,8 @@ def _simulated(run: AgentRun, covered: list[dict[str, Any]]) -> Iterator[pa.Reco
         episodes = roll_out(agent, task, simulator, sessions, experiment.rollouts, start, users, experiment.seeds[0])
         labels = {"setting": f"{simulator.side}/{simulator.name}/{sessions}", "agent": run.name, "seed": seed}
         world = {"simulator": simulator.name, "side": simulator.side, "sessions": sessions}
-        covered.append(labels | {"episodes": len(users), "items_shown": episodes.items_shown,
-                                 "items_known": len(task.catalogue) - 1})  # fmt: skip
+        covered.append(labels | {"episodes": len(users), "items_shown": len(episodes.items_shown),
+                                 "items": episodes.items_shown, "items_known": len(task.catalogue) - 1})  # fmt: skip
         yield _rollout_rows(labels | world, users, episodes.values)
 
 

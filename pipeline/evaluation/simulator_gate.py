@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp, wasserstein_distance
@@ -33,8 +34,10 @@ from models.simulators.metrics import (
     survival,
 )
 from pipeline.errors import ModelError
+from pipeline.evaluation.gate_rows import answer_rows, twin_rows
 from pipeline.evaluation.twins import Flags, Floats, JudgedModel, Twins, simulate_twins
 from pipeline.experiment import Gate
+from pipeline.schemas import empty
 
 ONE_SIDED = 1.645  # standard errors: the 95 % point of a one-sided test
 MEMBERS = 3  # of an ensemble, at least: fewer say little about where it disagrees
@@ -64,12 +67,14 @@ class Baselines:
 
 @dataclass(frozen=True)
 class GateReport:
-    """The verdict, a row a criterion, and the points of the reliability plots."""
+    """The verdict, a row a criterion, the points of the reliability plots, and the rows that all of it rests on."""
 
     rows: list[dict[str, Any]]  # simulator, head, criterion, value, reference, passed (None: reported only), n
     reliability: list[dict[str, Any]]  # simulator, head, group (all, or a decile), bin, predicted, observed, count
     passed: bool
     reasons: list[str]  # a sentence for each criterion that is not met
+    answers: pa.Table  # simulator_answers
+    twins: pa.Table  # simulator_twins
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def judge(
                          "Fit it with more seeds.")  # fmt: skip
     small = _too_small(sessions, settings)
     if small is not None:
-        return _report(name, [small], [])
+        return _report(name, [small], [], empty("simulator_answers"), empty("simulator_twins"))
     sessions = sessions.to("cpu")
     predicted = model.predict(sessions)
     clicks, exits = predicted["click"], predicted.get("exit")
@@ -125,7 +130,10 @@ def judge(
     ]
     plots = [("click", "all", *clicks), *((("exit", "all", *exits),) if exits else ())]
     plots += [("click", str(d), clicks[0][groups == d], clicks[1][groups == d]) for d in np.unique(groups)]
-    return _report(name, findings, [bin for plot in plots for bin in _bins(*plot)])
+    answers = [answer_rows(name, "click", sessions.feedback > 0, *clicks, groups)]
+    answers += [answer_rows(name, "exit", exit_labels(sessions)[0], *exits)] if exits else []
+    bins = [bin for plot in plots for bin in _bins(*plot)]
+    return _report(name, findings, bins, pa.concat_tables(answers), twin_rows(name, twins, sessions))
 
 
 def support(impressions: Tensor, items: Tensor, least: int) -> Tensor:
@@ -323,7 +331,9 @@ def _bins(head: str, group: str, labels: Flags, p: Floats) -> list[dict[str, Any
     ]
 
 
-def _report(name: str, findings: Sequence[_Finding], bins: Sequence[dict[str, Any]]) -> GateReport:
+def _report(
+    name: str, findings: Sequence[_Finding], bins: Sequence[dict[str, Any]], answers: pa.Table, twins: pa.Table
+) -> GateReport:
     rows = [{"simulator": name, **asdict(finding)} for finding in findings]
     reasons = [row.pop("sentence") for row in rows]
     failed = [row["passed"] is False for row in rows]
@@ -332,4 +342,6 @@ def _report(name: str, findings: Sequence[_Finding], bins: Sequence[dict[str, An
         reliability=[{"simulator": name, **bin} for bin in bins],
         passed=not any(failed),
         reasons=[f"{name}: {reason}" for reason, fails in zip(reasons, failed, strict=True) if fails],
+        answers=answers,
+        twins=twins,
     )

@@ -16,6 +16,7 @@ from pipeline.report.data import data_parts, file_names
 from pipeline.report.goals import goals
 from pipeline.report.off_policy import off_policy, unsupported_estimates
 from pipeline.report.page import Chart, Section, render
+from pipeline.report.rows import ways_back
 from pipeline.report.simulators import failures, simulators
 from pipeline.report.slices import slice_tables
 from pipeline.report.tables import DataTable, all_metrics_table, leaderboard_table, plain_table, ranks_table
@@ -74,6 +75,7 @@ def write_report(
         ),
         data=data_parts(read(results, "data_report"), read(results, "ingest_counts")),
         files=_files(results),
+        ways_back=ways_back(query(results, "ways_back")),
         provenance=_provenance(query(results, "provenance")),
         extra=[(part, None if part.table is None else plain_table(part.title, part.table)) for part in extra],
     )

@@ -1,29 +1,14 @@
 -- One row a logged page under one agent, seed and slate estimator: what the page adds to the estimate, which is the mean
 -- over pages. A page's weights are products of target / behaviour: over all slots (sips), up to a slot (rips, and with
 -- a model cascade_dr), or of the slot alone (iips); sn_ divides a slot's weights by their mean over the pages.
-with slots as (
-    select
-        agent,
-        seed,
-        session_id,
-        user_key,
-        step,
-        generate_subscripts(reward, 1) as slot,
-        unnest(reward) as reward,
-        unnest(target) / unnest(behaviour) as ratio,
-        unnest(target_marginal) / unnest(behaviour_marginal) as slot_weight,
-        unnest(q_logged) as q_logged,
-        unnest(v_target) as v_target
-    from ope_pages
-),
-weighted as (
+with weighted as (
     select
         *,
         product(ratio) over (page order by slot) as prefix_weight,
         coalesce(product(ratio) over (page order by slot rows between unbounded preceding and 1 preceding), 1)
             as weight_before,
         product(ratio) over page as page_weight
-    from slots
+    from ope_slots
     window page as (partition by agent, seed, session_id, step)
 ),
 terms as (

@@ -1,5 +1,6 @@
--- One row a measurement under one agent and seed: of a test session (rerank), of a user's episode (rollout), or of a
--- logged page (ope). A leaderboard's value is the mean of these, seeds averaged first.
+-- One row a measurement under one agent and seed: of a test session (rerank), of a user's episode (rollout), of a
+-- logged page (ope), of an episode under one goal (goals; the agent is "agent (goal)") or under a decoder (decoding).
+-- What the report says of them is the mean of these, seeds averaged first.
 select 'rerank' as leg, mode as setting, metric, agent, seed, session_id, user_key, null::integer as page, value
 from rerank
 unpivot (
@@ -12,3 +13,29 @@ unpivot (value for metric in (columns(* exclude (setting, simulator, side, sessi
 union all
 select 'ope' as leg, 'page/' || estimator as setting, 'value' as metric, agent, seed, session_id, user_key, page, value
 from page_scores
+union all
+select
+    'goals' as leg,
+    setting,
+    metric,
+    if(goal = '', agent, concat(agent, ' (', goal, ')')) as agent,
+    seed,
+    null::bigint as session_id,
+    user_key,
+    null::integer as page,
+    value
+from goal_episodes
+unpivot (value for metric in (clicks, purchases, depth, "return"))
+union all
+select
+    'decoding' as leg,
+    setting,
+    metric,
+    decoder as agent,
+    seed,
+    null::bigint as session_id,
+    user_key,
+    null::integer as page,
+    value
+from decoded
+unpivot (value for metric in ("return", depth))

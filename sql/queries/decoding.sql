@@ -1,14 +1,6 @@
 -- Does this data need RL at all? The decoders of each world, the two oracles standing for them in the truth: mean
 -- return, and the share that it is of what looking ahead earns there (the verdict needs_rl has its interval).
-with decoded as (
-    select decoding.setting, decoding.decoder, decoding.user_key, decoding."return", decoding.depth
-    from decoding
-    union all
-    select rollout.setting, rollout.agent as decoder, rollout.user_key, rollout."return", rollout.depth
-    from rollout
-    where rollout.setting = 'truth' and rollout.agent in ('oracle_myopic', 'oracle_farsighted')
-),
-means as (
+with means as (
     select
         decoded.setting,
         decoded.decoder,

@@ -2,16 +2,7 @@
 -- its goals, every other agent (goal is empty) beside it, on the same users. Intervals are the normal approximation over
 -- users, their seeds averaged first. A row is on the front where no other of its world is as good in clicks, purchases
 -- and depth and better in one; oracles see the truth, so they are left out of that comparison.
-with episodes as (
-    select setting, agent, goal, seed, user_key, clicks, purchases, depth, "return"
-    from goal_sweep
-    union all
-    select setting, agent, '' as goal, seed, user_key, clicks, purchases, depth, "return"
-    from rollout
-    semi join goal_sweep using (setting, user_key)
-    anti join goal_sweep using (setting, agent)
-),
-by_user as (
+with by_user as (
     select
         setting,
         agent,
@@ -22,7 +13,7 @@ by_user as (
         avg(purchases) as purchases,
         avg(depth) as depth,
         avg("return") as "return"
-    from episodes
+    from goal_episodes
     group by setting, agent, goal, user_key
 ),
 points as (

@@ -13,6 +13,9 @@ from tests.sql.test_queries import PARAMS
 
 ANSWERS = {  # query → its columns, in their order
     "agreement": "first_leg first_setting second_leg second_setting agents tau p_value opposed sentence",
+    "agreement_rows": "first_leg first_setting second_leg second_setting agent first_metric first_value first_low "
+    "first_high second_metric second_value second_low second_high tau",
+    "calibration_rows": "bin session_id step slot candidate predicted observed",
     "column_scores": "agent unit user_key value",
     "comparisons": "agent against control leg setting metric value against_value difference difference_low "
     "difference_high effect_size share_better p_value p_adjusted better family n users seeds seed_low seed_high",
@@ -22,11 +25,16 @@ ANSWERS = {  # query → its columns, in their order
     "data_feedback": "feedback impressions share",
     "data_overview": "section name value instant",
     "data_popularity": "kind top_1_percent_share top_10_percent_share gini",
+    "data_rows": "subject name first_ts user_key item_id session_id",
     "data_session_lengths": "measure length sessions share",
     "data_spread": "measure mean lowest p10 p25 median p75 p90 p99 highest",
     "decoding": "setting decoder users return depth share_of_lookahead",
     "dictionary": "relation kind holds name type meaning",
+    "difference_rows": "leg setting metric agent against session_id user_key page seeds value against_value difference",
     "events_by_day": "event_date event_type events",
+    "gate_recomputed": "simulator head figure group bin n_rows n recomputed value error",
+    "gate_rows": "simulator head session row group predicted observed logged_pages simulated_pages logged_ended "
+    "simulated_ended logged_rate simulated_rate",
     "leaderboard": "agent leg setting metric value ci_low ci_high n users seeds against difference difference_low "
     "difference_high p_value",
     "learning_curves": "agent metric step value lowest highest seeds",
@@ -35,7 +43,11 @@ ANSWERS = {  # query → its columns, in their order
     "off_policy": "agent setting estimator value ci_low ci_high gain gain_low gain_high n users seeds ess tail_index "
     "max_weight mean_weight mean_weight_error clipped_share overlap supported reason temperature propensities pool",
     "ope_proof": "claim setting estimator target n logs truth value least most holds",
-    "ope_recomputed": "agent seed estimator pages recomputed value error supported",
+    "ope_proof_recomputed": "claim setting estimator target estimates recomputed value error",
+    "ope_proof_rows": "claim setting estimator target ranker n log truth value ci_low ci_high supported",
+    "ope_recomputed": "setting agent seed estimator n recomputed value error supported",
+    "ope_rows": "agent seed session_id user_key step slot reward behaviour target ratio behaviour_marginal "
+    "target_marginal slot_weight q_logged v_target",
     "paired_difference": "leg setting metric value_a value_b difference difference_low difference_high standard_error "
     "share_better share_worse n users",
     "pareto": "setting agent goal users seeds clicks clicks_low clicks_high purchases purchases_low purchases_high "
@@ -52,10 +64,13 @@ ANSWERS = {  # query → its columns, in their order
     "simulator_error": "simulator side passed_gate agent value true_value error relative_error rank_in_simulator "
     "true_rank",
     "simulator_gate": "simulator side head criterion value reference passed n",
+    "slice_rows": "agent mode dimension slice metric session_id item_key user_key value",
     "slices": "agent mode dimension slice metric value ci_low ci_high ndcg_reward_20 n users",
+    "training_rows": "agent seed step metric value",
     "trend": "published_at agent leg setting metric value ci_low ci_high n change changed commit leaderboard",
     "trials": "agent trial validation best_step steps seconds chosen",
     "verdicts": "place verdict subject holds headline reason",
+    "ways_back": "part number query arguments",
     "worst_sessions": "session_id user_key start_ts candidates positives ndcg_reward_20 reference "
     "reference_ndcg_reward_20 difference",
 }

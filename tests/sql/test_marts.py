@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from pipeline.evaluation.comparisons import comparisons
 from pipeline.evaluation.leaderboard import LEGS, leaderboard, leg_rows
 from pipeline.evaluation.ope.logged import LoggedSlates
 from pipeline.evaluation.ope.slates import SLATE_ESTIMATORS
@@ -20,7 +21,7 @@ from pipeline.results import build_results, query
 from pipeline.schemas import SCHEMAS
 from pipeline.storage import Store
 from tests.pipeline.logs import at
-from tests.published import PROVENANCE, REFERENCE, demo_tables, publish, table
+from tests.published import HOSTILE, PROVENANCE, REFERENCE, demo_tables, publish, table
 
 KEYS = ["agent", "leg", "setting", "metric"]
 RECOMPUTED = ["sips", "iips", "rips", "cascade_dr"]
@@ -69,7 +70,7 @@ def _pages(n: int = 60, slots: int = 4) -> pa.Table:
                 name: np.where(filled, part, float(name[:3] in ("beh", "tar"))).tolist() for name, part in draw.items()
             }
             rows.append({"agent": "goalrec_off", "seed": seed, "session_id": page // 3, "step": page % 3,
-                         "user_key": page // 6, **values})  # fmt: skip
+                         "user_key": page // 6, "filled": filled.tolist(), **values})  # fmt: skip
     return table("ope_pages", rows)
 
 
@@ -91,7 +92,7 @@ def _estimates(pages: pa.Table) -> list[dict[str, Any]]:
 def test_every_number_of_the_leaderboard_is_the_mean_of_the_rows_behind_it(results: Path) -> None:
     with duckdb.connect(results, read_only=True) as con:
         board = con.execute("select * from leaderboard where n > 0").df().set_index(KEYS)
-        units = con.execute("select * from unit_scores where leg <> 'ope'").df()
+        units = con.execute("select * from unit_scores where leg in ('rerank', 'rollout')").df()
     means = units.groupby(KEYS)["value"].agg(["mean", "count"])
     users = units.groupby(KEYS)["user_key"].nunique()
     assert len(board) == len(means) > 250
@@ -119,6 +120,26 @@ def test_one_query_lists_the_rows_behind_a_number(results: Path, leg: str, setti
     assert rows[["user_key", "value"]].notna().all(axis=None)
 
 
+def test_every_comparison_is_the_mean_of_its_rows(tables: dict[str, pa.Table], tmp_path: Path) -> None:
+    """Of an agent with its discount 0, whom the demo lacks: another agent plays it."""
+    rerank, rollout = (_renamed(tables[leg], HOSTILE, "goalrec_off_discount_0") for leg in ("rerank", "rollout"))
+    compared = comparisons(rerank, rollout, REFERENCE, 50)
+    files = publish(tmp_path, {"rerank": rerank, "rollout": rollout, "comparisons": compared})
+    build_results(files, tmp_path / "results.duckdb")
+    assert set(compared["control"].to_pylist()) == {"discount_0", "reference"}
+    assert len(compared) >= 6
+    keys = ("agent", "against", "leg", "setting", "metric")
+    for row in compared.to_pylist():
+        rows = ask(tmp_path / "results.duckdb", "difference_rows", **{key: row[key] for key in keys})
+        assert rows["difference"].mean() == pytest.approx(row["difference"], abs=1e-9)
+        assert (len(rows), rows["user_key"].nunique()) == (row["n"], row["users"])
+
+
+def _renamed(table: pa.Table, agent: str, name: str) -> pa.Table:
+    names = [name if other == agent else other for other in table["agent"].to_pylist()]
+    return table.set_column(table.column_names.index("agent"), table.schema.field("agent"), [names])
+
+
 def test_the_mean_over_seeds_is_taken_within_a_session_first(results: Path) -> None:
     """A session that one seed lacks counts like the others; the plain mean of the rows would be another number."""
     rows = ask(results, "rows_behind", agent="goalrec_off", leg="rerank", setting="paged", metric="map")
@@ -128,11 +149,12 @@ def test_the_mean_over_seeds_is_taken_within_a_session_first(results: Path) -> N
 
 def test_slate_estimates_are_computed_again_from_the_logged_pages(results: Path) -> None:
     answer = ask(results, "ope_recomputed")
+    assert set(answer["setting"]) == {"page"}
     assert set(answer["estimator"]) == {name for kind in RECOMPUTED for name in (kind, f"sn_{kind}")}
     assert len(answer) == 2 * 8
     assert answer["error"].abs().max() < 1e-9
     assert answer["value"].nunique() == 16
-    assert (answer["pages"] == 60).all()
+    assert (answer["n"] == 60).all()
 
 
 def test_the_rows_behind_an_estimate_are_its_pages(results: Path) -> None:

@@ -12,10 +12,24 @@ from tests.published import REFERENCE, RERANKED, ROLLED_OUT, SEEDED, SEES_THE_TR
 
 NUMBER = {"agent": "goalrec_off", "leg": "rerank", "setting": "paged", "metric": "map"}
 PARAMS: dict[str, dict[str, Any]] = {
+    "agreement_rows": {
+        "first_leg": "rollout",
+        "first_setting": "truth",
+        "second_leg": "rerank",
+        "second_setting": "paged",
+    },
+    "calibration_rows": {"bin": 0},
     "column_scores": {name: NUMBER[name] for name in ("leg", "setting", "metric")},
+    "data_rows": {"subject": "events", "name": "click", "period": ""},
+    "difference_rows": NUMBER | {"against": REFERENCE},
+    "gate_rows": {"simulator": "rnn", "head": "click"},
     "lineage": NUMBER,
+    "ope_rows": {"agent": "goalrec_off"},
+    "ope_proof_rows": {"claim": "coverage", "estimator": "rips"},
     "paired_difference": {"a": "goalrec_off", "b": "popularity"},
     "rows_behind": NUMBER,
+    "slice_rows": {"agent": "goalrec_off", "mode": "paged", "dimension": "user", "slice": "new"},
+    "training_rows": {"agent": "goalrec_off"},
     "worst_sessions": {"agent": "goalrec_off"},
 }
 

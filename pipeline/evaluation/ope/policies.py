@@ -216,10 +216,16 @@ def calibration(
 ) -> list[dict[str, Any]]:
     """How the chances [n, K, R] of all candidates of all slots fit what was shown: bin, predicted, observed, count."""
     chosen = slates[:, :, None] == np.arange(mask.shape[1])
-    closed = np.zeros_like(chosen) if marginal else _placed_before(slates, mask.shape[1])
-    asked = mask[:, None, :] & ~closed & (slates >= 0)[:, :, None]
+    asked = open_candidates(slates, mask, marginal)
     points = zip(*(column.tolist() for column in reliability(chosen[asked], chances[asked], bins)), strict=True)
     return [dict(zip(("bin", "predicted", "observed", "count"), (i, *p), strict=True)) for i, p in enumerate(points)]
+
+
+def open_candidates(slates: Ints, mask: Bools, marginal: bool = False) -> Bools:
+    """Which candidates a filled slot could take, [n, K, R]: those not shown above it; of ``marginal`` ones all."""
+    closed = np.zeros((*slates.shape, mask.shape[1]), bool) if marginal else _placed_before(slates, mask.shape[1])
+    found: Bools = mask[:, None, :] & ~closed & (slates >= 0)[:, :, None]
+    return found
 
 
 def depths(slots: int) -> Floats:

@@ -113,9 +113,9 @@ def test_what_was_not_seen_before_the_cut_off_is_no_candidate_where_it_was_not_s
     """The catalogue as of later: as many items again, which came after the cut-off and were never shown."""
     known = read_table(tiny.plan.store.files("items"), "items").to_pandas()
     late = known.assign(item_id="late " + known.item_id, item_key=-1 - np.arange(len(known)), item=0)
-    path = tmp_path / "items.parquet"
+    path, catalogue = tmp_path / "items.parquet", pd.concat([known, late])
     write_parquet(path, "items",
-                  pa.Table.from_pandas(pd.concat([known, late]), SCHEMAS["items"], preserve_index=False).to_batches())  # fmt: skip
+                  pa.Table.from_pandas(catalogue, SCHEMAS["items"], preserve_index=False).to_batches())  # fmt: skip
     judged = world(tiny, tmp_path, pools=[], items=[path]).build()
     assert len(judged.decisions)
     assert not (torch.from_numpy(np.isin(judged.decisions.keys, late.item_key)) & judged.decisions.mask).any()

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from pipeline.evaluation import ope_proof
@@ -17,7 +18,9 @@ from pipeline.evaluation.ope.slates import SLATE_ESTIMATORS
 from pipeline.evaluation.ope.steps import DR, IPS, STEP_ESTIMATORS
 from pipeline.evaluation.ope.trajectories import TRAJECTORY_ESTIMATORS
 from pipeline.evaluation.ope_proof import (
+    CLAIM,
     COVERAGE,
+    Claim,
     Trial,
     covers,
     doubly_robust,
@@ -31,18 +34,39 @@ from pipeline.evaluation.ope_proof import (
 from pipeline.evaluation.proof_logs import LOGGING
 from pipeline.experiment import Experiment
 from pipeline.plan import Job
+from pipeline.results import build_results, query
 from pipeline.schemas import SCHEMAS
 from pipeline.warehouse import read_table
 from tests.conftest import TINY
 from tests.pipeline.evaluation.ope.worlds import Bandit
+from tests.published import publish
 
 BANDIT = Bandit()
 LOGS = 40  # replications: coverage is then known within 3.4 points, the other claims well enough
 
 
 @pytest.fixture(scope="module")
-def claims() -> pd.DataFrame:
-    return pd.DataFrame(prove(LOGS))
+def proved() -> list[Claim]:
+    return prove(LOGS)
+
+
+@pytest.fixture(scope="module")
+def claims(proved: list[Claim]) -> pd.DataFrame:
+    return pd.DataFrame([claim.row for claim in proved])
+
+
+@pytest.fixture(scope="module")
+def estimates(proved: list[Claim]) -> pd.DataFrame:
+    return pd.DataFrame([row for claim in proved for row in claim.rests_on])
+
+
+@pytest.fixture(scope="module")
+def results(claims: pd.DataFrame, estimates: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    tables = {"ope_proof": claims, "ope_proof_logs": estimates}
+    made = {name: pa.Table.from_pandas(rows, SCHEMAS[name], preserve_index=False) for name, rows in tables.items()}
+    build_results(publish(folder / "data", made), folder / "results.duckdb")
+    return folder / "results.duckdb"
 
 
 def of(claims: pd.DataFrame, claim: str) -> pd.DataFrame:
@@ -53,7 +77,34 @@ def of(claims: pd.DataFrame, claim: str) -> pd.DataFrame:
 
 def test_claims_are_rows_of_the_table(claims: pd.DataFrame) -> None:
     assert set(claims.columns) == set(SCHEMAS["ope_proof"].names)
-    assert not claims.duplicated(["claim", "setting", "estimator", "target"]).any()
+    assert not claims.duplicated([*CLAIM]).any()
+
+
+def test_every_claim_can_be_measured_again_from_its_rows(claims: pd.DataFrame, results: Path) -> None:
+    answer = query(results, "ope_proof_recomputed").to_pandas()
+    assert len(answer) == len(claims)
+    assert answer.error.abs().max() < 1e-9
+    assert answer.error.notna().all()
+    assert set(answer.claim) == {"on_policy", "coverage", "bias", "rmse_slope", "doubly_robust", "visibly_biased",
+                                 "refused", "supported", "selection", "selection_regret"}  # fmt: skip
+
+
+def test_a_claim_rests_on_one_estimate_a_log_and_ranker(estimates: pd.DataFrame, claims: pd.DataFrame) -> None:
+    assert not estimates.duplicated([*CLAIM, "ranker", "n", "log"]).any()
+    assert set(estimates.columns) == set(SCHEMAS["ope_proof_logs"].names)
+    largest = estimates[estimates.n == estimates.groupby([*CLAIM]).n.transform("max")]
+    counted = largest[(largest.claim != "coverage") | largest.supported.eq(True)]
+    logs = counted.groupby([*CLAIM]).log.nunique()
+    assert logs.to_dict() == claims.set_index([*CLAIM]).logs.to_dict()
+
+
+def test_one_query_lists_what_a_claim_rests_on(claims: pd.DataFrame, results: Path) -> None:
+    rows = query(results, "ope_proof_rows", {"claim": "coverage", "estimator": "sn_rips"}).to_pandas()
+    assert rows.groupby("target").log.agg(list).map(lambda logs: logs == [*range(LOGS)]).all()
+    counted = rows[rows.supported]
+    hits = counted.truth.between(counted.ci_low, counted.ci_high).groupby(counted.target).mean()
+    published = of(claims, "coverage").query("estimator == 'sn_rips'").set_index("target").value
+    assert hits.to_dict() == pytest.approx(published.to_dict())
 
 
 @pytest.mark.parametrize("claim", ["on_policy", "refused", "supported", "visibly_biased"])
@@ -112,12 +163,14 @@ def test_every_claim_holds_with_enough_logs() -> None:
 def test_only_where_the_truth_is_known_there_is_a_proof(
     kind: str, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many rows as logs: the profile says how many, and one's own budget goes before it."""
-    monkeypatch.setattr(ope_proof, "prove", lambda logs: [{"claim": f"claim {n}"} for n in range(logs)])
+    """As many claims as logs: the profile says how many, and one's own budget goes before it."""
+    made = Claim({"claim": "made"}, [{"claim": "made", "log": log} for log in range(2)])
+    monkeypatch.setattr(ope_proof, "prove", lambda logs: [made] * logs)
     experiment = Experiment.model_validate(TINY | {"source": {"kind": kind}, "budget": {"proof_logs": 25}})
-    job = SimpleNamespace(experiment=experiment, out=lambda table: tmp_path / f"{table}.parquet")
+    job = SimpleNamespace(experiment=experiment, folder=lambda table: tmp_path)
     ope_proof.prove_estimators(cast(Job, job))
     assert len(read_table([tmp_path / "ope_proof.parquet"], "ope_proof")) == rows
+    assert len(read_table([tmp_path / "ope_proof_logs.parquet"], "ope_proof_logs")) == 2 * rows
 
 
 # ---- each claim fails where it is not so
@@ -147,7 +200,7 @@ def skewed(log: LoggedSteps) -> LoggedSteps:
     return replace(log, behaviour=log.behaviour * 0.5)
 
 
-BROKEN: list[tuple[str, Callable[[], Iterator[dict[str, Any]]]]] = [
+BROKEN: list[tuple[str, Callable[[], Iterator[Claim]]]] = [
     ("on_policy", lambda: on_policy({"ips": IPS()}, trial())),  # judged for another policy than the log's
     ("coverage", lambda: covers({"too sure": TooSure()}, trial())),
     ("bias", lambda: covers({"ips": IPS()}, replace(trial(), truth=BANDIT.value + 0.05))),
@@ -162,8 +215,8 @@ BROKEN: list[tuple[str, Callable[[], Iterator[dict[str, Any]]]]] = [
 
 
 @pytest.mark.parametrize(("claim", "made"), BROKEN)
-def test_a_claim_that_is_not_so_does_not_hold(claim: str, made: Callable[[], Iterator[dict[str, Any]]]) -> None:
-    found = [row for row in made() if row["claim"] == claim]
+def test_a_claim_that_is_not_so_does_not_hold(claim: str, made: Callable[[], Iterator[Claim]]) -> None:
+    found = [one.row for one in made() if one.row["claim"] == claim]
     assert found
     assert not found[0]["holds"]
 
@@ -175,5 +228,5 @@ def test_the_slope_is_that_of_the_errors() -> None:
 
 def test_the_bandit_passes_what_is_true_of_it() -> None:
     estimators: dict[str, Estimator[Any]] = {"ips": IPS(), "dr": DR()}
-    good = [*covers(estimators, trial()), *learns(estimators, trial())]
+    good = [claim.row for claim in (*covers(estimators, trial()), *learns(estimators, trial()))]
     assert all(row["holds"] for row in good if row["claim"] != "coverage"), good

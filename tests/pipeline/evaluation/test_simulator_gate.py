@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from pipeline.errors import DataError, ModelError
 from pipeline.evaluation.simulator_gate import Baselines, GateReport, judge, support
 from pipeline.evaluation.twins import JudgedModel
 from pipeline.experiment import Gate
+from pipeline.results import build_results, query
 from pipeline.schemas import SCHEMAS
 from tests.models.builders import ITEMS, USER_WIDTH, make_task
+from tests.published import publish, table
 
 TASK = make_task(rows=2, cols=2)
 PAGES, K, SESSIONS = 25, 4, 600
@@ -255,6 +258,64 @@ def test_the_rows_have_the_published_columns() -> None:
     report = judged(Shop())
     assert {*report.rows[0], "side"} == {*SCHEMAS["simulator_gate"].names}  # the side is the caller's
     assert {*report.reliability[0]} == {*SCHEMAS["simulator_reliability"].names}
+
+
+NOT_RECOMPUTED = {
+    ("click", "disagreement"),
+    *((head, f"auc_{end}") for head in ("click", "exit") for end in ("low", "high")),
+    *(("session", f"positive_rate_{distance}") for distance in ("ks", "wasserstein")),
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "window"),
+    [
+        (Shop(), lambda: sessions(SESSIONS, 2)),
+        (Shop(exits=(0.7, 0.3)), lambda: sessions(150, 3, cap=4)),
+        (Shop(torch.full_like(ATTRACTION, -0.7), 0 * TASTE), lambda: sessions(SESSIONS, 2)),
+        (Shop(80 * ATTRACTION, exits=(1.0, 0.0)), lambda: sessions(SESSIONS, 2)),
+        (Shop(exit_head=False), lambda: sessions(SESSIONS, 2)),
+    ],
+    ids=["the truth", "sessions that a cap cut", "ties", "probabilities of 0 and 1", "no exit head"],
+)
+def test_every_number_is_computed_again_from_its_rows(
+    model: Shop, window: Callable[[], SessionBatch], tmp_path: Path
+) -> None:
+    report = judged(model, window())
+    tables = {"simulator_gate": table("simulator_gate", report.rows), "simulator_answers": report.answers,
+              "simulator_reliability": table("simulator_reliability", report.reliability),
+              "simulator_twins": report.twins}  # fmt: skip
+    build_results(publish(tmp_path / "data", tables), tmp_path / "results.duckdb")
+    found = query(tmp_path / "results.duckdb", "gate_recomputed").to_pandas()
+    assert found["error"].abs().max() < 1e-9
+    assert found["error"].notna().all()
+    assert (found["n_rows"] == found["n"]).all()
+    criteria = found[found["group"].isna()]
+    numbers = {key for key, value in values(report).items() if value is not None}
+    assert {*zip(criteria["head"], criteria["figure"], strict=True)} == numbers - NOT_RECOMPUTED
+    assert len(found) - len(criteria) == 2 * len(report.reliability)
+    for head in {row["head"] for row in report.rows}:
+        rows = query(tmp_path / "results.duckdb", "gate_rows", {"simulator": "shop", "head": head})
+        heads = report.answers["head"].to_pylist()
+        assert rows.num_rows == (report.twins.num_rows if head == "session" else heads.count(head))
+
+
+def test_the_rows_are_the_predictions_in_the_order_of_showing_and_the_twins_of_all_sessions() -> None:
+    window = sessions(150, 2, cap=4)
+    report = judged(Shop(), window)
+    answers, twins = report.answers.to_pandas(), report.twins.to_pandas()
+    shown, ends = (mask.numpy() for mask in (window.feedback > 0, window.page_end))
+    for head, judged_here in (("click", shown), ("exit", ends)):
+        rows, (labels, p) = answers[answers["head"] == head], Shop().predict(window)[head]
+        np.testing.assert_array_equal(rows["session"], np.repeat(np.arange(150), judged_here.sum(axis=1)))
+        np.testing.assert_array_equal(rows["observed"], labels)
+        np.testing.assert_array_equal(rows["predicted"], p)
+        assert rows["group"].isna().all() == (head == "exit")
+    by_session = twins.groupby("session")[["logged_pages", "logged_ended"]]
+    assert (by_session.size() == 14).all()  # twins of each session, for 2,000 in all
+    np.testing.assert_array_equal(by_session.first()["logged_pages"], ends.sum(axis=1))
+    np.testing.assert_array_equal(by_session.first()["logged_ended"], window.terminated)
+    assert not twins.loc[~twins["logged_ended"], "simulated_pages"].gt(4).any()
 
 
 def test_disagreement_is_the_spread_of_the_members_over_their_mean() -> None:

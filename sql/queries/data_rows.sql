@@ -1,0 +1,52 @@
+-- The rows that one number of data_by_period counts, where $period is the start of a date: a year, month or day. For
+-- example subject=events name=click period=2026-01-03, subject=feedback name=skip, subject=sessions name=with_positive,
+-- subject=users name=new (or known: with events in it and before).
+with active as (
+    select
+        user_key,
+        item_id,
+        event_ts,
+        starts_with(event_date::varchar, $period) as is_within,
+        min(event_date) over (partition by user_key) as users_first,
+        min(event_date) over (partition by item_id) as items_first
+    from events
+),
+counted as (
+    select 'events' as subject, event_type as name, event_ts as first_ts, user_key, item_id, null::bigint as session_id
+    from events
+    where starts_with(event_date::varchar, $period)
+    union all
+    select 'feedback', feedback, impression_ts, null::bigint, item_id, session_id
+    from impressions
+    where starts_with(strftime(impression_ts, '%Y-%m-%d'), $period)
+    union all
+    select 'sessions', if(clicks > 0, 'with_positive', 'without_positive'), start_ts, user_key, null::varchar, session_id
+    from sessions
+    where starts_with(strftime(start_ts, '%Y-%m-%d'), $period)
+    union all
+    select
+        'users',
+        if(starts_with(users_first::varchar, $period), 'new', 'known') as name,
+        min(event_ts),
+        user_key,
+        null::varchar,
+        null::bigint
+    from active
+    where is_within
+    group by name, user_key
+    union all
+    select
+        'items',
+        if(starts_with(items_first::varchar, $period), 'new', 'known') as name,
+        min(event_ts),
+        null::bigint,
+        item_id,
+        null::bigint
+    from active
+    where is_within
+    group by name, item_id
+)
+select subject, name, first_ts, user_key, item_id, session_id
+from counted
+where subject = $subject and name = $name
+order by first_ts, user_key, item_id, session_id

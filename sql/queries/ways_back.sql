@@ -1,0 +1,100 @@
+-- From each kind of number in the report to the rows behind it: the query that lists them, with the arguments of one such
+-- number of these results. Kinds that these results have no number of are left out.
+with main_metrics as (
+    select *, row_number() over (order by metric_order, setting, value desc, agent) as place
+    from agent_scores
+),
+value_of as (
+    select concat('agent=', agent) as agent, concat('leg=', leg) as leg, concat('setting=', setting) as setting,
+        concat('metric=', metric) as metric, against, place
+    from main_metrics
+),
+ways as (
+    select 1 as place, 'leaderboard' as part, 'a value' as number, 'rows_behind' as query,
+        (select [agent, leg, setting, metric] from value_of order by place limit 1) as arguments
+    union all
+    select 2, 'leaderboard', 'a difference to the reference', 'difference_rows', (
+        select [agent, concat('against=', against), leg, setting, metric]
+        from value_of where against is not null and agent <> concat('agent=', against) order by place limit 1
+    )
+    union all
+    select 3, 'leaderboard', 'where the data, the code and the settings of a value come from', 'lineage',
+        (select [agent, leg, setting, metric] from value_of order by place limit 1)
+    union all
+    select 4, 'legs', 'how far two legs agree', 'agreement_rows', (
+        select [concat('first_leg=', first_leg), concat('first_setting=', first_setting),
+            concat('second_leg=', second_leg), concat('second_setting=', second_setting)]
+        from agreement where tau is not null
+        order by first_leg, first_setting, second_leg, second_setting limit 1
+    )
+    union all
+    select 5, 'said', 'a comparison', 'difference_rows', (
+        select [concat('agent=', agent), concat('against=', against), concat('leg=', leg),
+            concat('setting=', setting), concat('metric=', metric)]
+        from comparisons order by family desc, agent, against, setting limit 1
+    )
+    union all
+    select 6, 'said', 'what a decoder reaches', 'rows_behind', (
+        select [concat('agent=', decoder), 'leg=decoding', concat('setting=', setting), 'metric=return']
+        from decoded order by setting, decoder limit 1
+    )
+    union all
+    select 7, 'values', 'an episode''s return, or a session''s metric', 'rows_behind',
+        (select [agent, leg, setting, metric] from value_of where leg <> 'leg=ope' order by place limit 1)
+    union all
+    select 8, 'goals', 'what a goal reaches', 'rows_behind', (
+        select [concat('agent=', agent, ' (', goal, ')'), 'leg=goals', concat('setting=', setting), 'metric=clicks']
+        from goal_sweep order by setting, agent, goal limit 1
+    )
+    union all
+    select 9, 'ope', 'an estimate of pages', 'rows_behind', (
+        select [concat('agent=', agent), 'leg=ope', concat('setting=page/', estimator), 'metric=value']
+        from page_scores order by agent, estimator limit 1
+    )
+    union all
+    select 10, 'ope', 'any estimate: the slots and propensities behind it', 'ope_rows',
+        (select [concat('agent=', agent)] from ope_pages order by agent limit 1)
+    union all
+    select 11, 'ope', 'the estimates once more, from those slots', 'ope_recomputed',
+        (select []::varchar[] from ope_pages limit 1)
+    union all
+    select 12, 'ope', 'a point of the reliability plot', 'calibration_rows',
+        (select [concat('bin=', bin)] from ope_calibration order by bin limit 1)
+    union all
+    select 13, 'ope', 'a claim about an estimator', 'ope_proof_rows',
+        (select [concat('claim=', claim), concat('estimator=', estimator)] from ope_proof_logs order by claim, estimator limit 1)
+    union all
+    select 14, 'ope', 'the claims once more, from those logs', 'ope_proof_recomputed',
+        (select []::varchar[] from ope_proof_logs limit 1)
+    union all
+    select 15, 'simulators', 'a criterion of the gate', 'gate_rows',
+        (select [concat('simulator=', simulator), concat('head=', head)] from simulator_answers order by simulator, head limit 1)
+    union all
+    select 16, 'simulators', 'the gate once more, from those rows', 'gate_recomputed',
+        (select []::varchar[] from simulator_answers limit 1)
+    union all
+    select 17, 'simulators', 'a mean over roll-outs', 'rows_behind', (
+        select [concat('agent=', agent), 'leg=rollout', concat('setting=', setting), 'metric=depth']
+        from rollout order by setting, agent limit 1
+    )
+    union all
+    select 18, 'training', 'a point of a curve, or a trial', 'training_rows',
+        (select [concat('agent=', agent)] from training_log order by agent limit 1)
+    union all
+    select 19, 'slices', 'a slice', 'slice_rows', (
+        select [concat('agent=', agent), concat('mode=', mode), concat('dimension=', dimension), concat('slice=', slice)]
+        from slice_scores order by dimension_order, slice_order, mode desc, agent limit 1
+    )
+    union all
+    select 20, 'data', 'a count of a period', 'data_rows', (
+        select [concat('subject=', replace(section, '_by_period', '')), concat('name=', name), concat('period=', bucket)]
+        from data_report where ends_with(section, '_by_period') order by place limit 1
+    )
+    union all
+    select 21, 'data', 'refused records by reason, each with its file and line in the table rejects', 'rejects_by_reason',
+        (select []::varchar[] from rejects limit 1)
+)
+select part, number, query, arguments
+from ways
+where arguments is not null
+order by place
