@@ -1,9 +1,10 @@
 """Logged pages as decisions: the state, what could have been shown, what was, and with which propensities.
 
-Candidates are those that the log names (``pools``); else the catalogue, where it is small; else the shown items and a
-uniform sample of the catalogue. Among the members of such a sample a softmax chooses with the odds that it has among
-all items (McFadden 1978, "Modelling the choice of residential location": uniform conditioning). So a behaviour policy
-that was fitted on samples can be held against a target on the same samples; the value is that of choosing among them.
+Candidates are those that the log names (``pools``); else all that had been shown before, where that is little; else
+the shown items and a uniform sample of it. Among the members of such a sample a softmax chooses with the odds that it
+has among all items (McFadden 1978, "Modelling the choice of residential location": uniform conditioning). So a
+behaviour policy that was fitted on samples can be held against a target on the same samples; the value is that of
+choosing among them.
 
 Propensities are the log's own where its candidates are known, else those of a ``ConditionalLogit``, fitted on the
 validation window; its calibration on the test window is published beside them. The reward model of doubly robust
@@ -14,7 +15,7 @@ from -1 in the first slot to 1 in the last.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,10 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from models.base import StateBatch, Task, TensorBatch
-from models.hashing import mix64
+from models.base import StateBatch, Task
 from models.lambdamart import PairFeatures
 from pipeline.errors import DataError
+from pipeline.evaluation.judged import STATE, Behaviour, Decisions, to_lists, to_tensor
 from pipeline.evaluation.ope.logged import Bools, Floats, Ints
 from pipeline.evaluation.ope.policies import (
     ConditionalLogit,
@@ -43,7 +44,7 @@ from pipeline.evaluation.ope.policies import (
 from pipeline.schemas import SCHEMAS
 from pipeline.task import TASK_TABLES, load_task
 from pipeline.trajectories import earlier, pad_left, page_states, place, ragged
-from pipeline.warehouse import connect, read_table, run_sql, write_parquet
+from pipeline.warehouse import connect, run_sql, write_parquet
 
 if TYPE_CHECKING:
     import duckdb
@@ -58,54 +59,17 @@ RIDGE = 10.0
 MISMATCH = 0.01  # mean relative difference of logged propensities and those of the logged logits
 
 
-@dataclass(frozen=True)
-class Decisions(TensorBatch):
-    """n logged pages of K slots with R candidates each. Candidates come in a fixed random order."""
-
-    session_id: Tensor  # [n] int64
-    user_key: Tensor  # [n] int64
-    step: Tensor  # [n] int64
-    state: StateBatch
-    items: Tensor  # [n, R] int64, dense index; 0 = not seen in the training window
-    keys: Tensor  # [n, R] int64
-    mask: Tensor  # [n, R] bool
-    slate: Tensor  # [n, K] int64, numbers among the candidates, -1 in an empty slot
-    feedback: Tensor  # [n, K] int64
-    rewards: Tensor  # [n, K] float32
-    propensities: Tensor  # [n, K] float64 as logged; NaN where they were not
-    logits: Tensor  # [n, R] float64 as logged; NaN where they were not
-
-    def __len__(self) -> int:
-        return len(self.step)
-
-    @property
-    def tie(self) -> Tensor:
-        """[n, R] int64, a fixed hash of page and item."""
-        return mix64(mix64(self.session_id, self.step)[:, None], self.keys)
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """Who made the log, as far as leg 3 needs to know."""
-
-    conditional: Floats  # [n, K] given the slots above
-    marginal: Floats  # [n, K]
-    first_slot: Floats  # [n, R]
-    kind: str  # logged, logged by slot, fitted
-
-
 def build_decisions(inputs: Mapping[str, Sequence[Path]], experiment: Experiment, out: Path) -> None:
     """Write ``decisions``, ``ope_calibration`` and ``ope_chances`` into ``out`` from the published files of TABLES."""
     task = load_task({table: list(inputs[table]) for table in TASK_TABLES}, experiment)
     with connect({table: inputs[table] for table in TABLES if table != "trajectories"}) as con:
         page_states(con, experiment)
         [(pooled,)] = con.sql("select count(*) from pools").fetchall()
+        known = run_sql(con, "staging/decision_catalogue").to_arrow_table()
         earlier_pages, pages = (
             _logged(con, split, most, experiment)
             for split, most in (("validation", experiment.ope.fit_pages), ("test", experiment.ope.pages))
         )
-    known = read_table(inputs["items"], "items", ["item", "item_key"])
-    known = known.filter(pc.greater(known["item"], 0))  # what nobody had seen by the cut-off could not be shown before
     pool = "logged" if pooled else "catalogue" if len(known) <= experiment.ope.pool else "sampled"
     fit, test = (_decisions(table, pool, known, experiment, task) for table in (earlier_pages, pages))
     rows: Iterator[pa.RecordBatch] = iter(())
@@ -141,12 +105,12 @@ def _decisions(table: pa.Table, pool: str, known: pa.Table, experiment: Experime
         items, keys, logits = (pad_left(table[name], width) for name in ("pool_items", "pool_keys", "pool_logits"))
         logits = np.where(mask, logits, np.nan)
     else:
-        items, keys, mask = _drawn(placed["action"], placed["item_keys"], shown, known, experiment)
+        items, keys, mask = _drawn(table, placed["action"], placed["item_keys"], shown, known, experiment)
         logits = np.full(items.shape, np.nan)
     decisions = Decisions(
-        session_id=_tensor(table["session_id"]),
-        user_key=_tensor(table["user_key"]),
-        step=_tensor(table["step"]),
+        session_id=to_tensor(table["session_id"]),
+        user_key=to_tensor(table["user_key"]),
+        step=to_tensor(table["step"]),
         state=_states(table, placed, experiment, task),
         items=torch.from_numpy(items.astype(np.int64)),
         keys=torch.from_numpy(keys.astype(np.int64)),
@@ -171,28 +135,38 @@ def _states(table: pa.Table, placed: dict[str, Any], experiment: Experiment, tas
         user_features=torch.from_numpy(features),
         page_items=torch.from_numpy(earlier(placed["action"], step, history.pages).astype(np.int64)),
         page_feedback=torch.from_numpy(earlier(placed["feedback"], step, history.pages).astype(np.int64)),
-        pages_seen=_tensor(table["step"]),
+        pages_seen=to_tensor(table["step"]),
         **lists,
     )
 
 
-def _drawn(action: Ints, keys: Ints, shown: Bools, known: pa.Table, experiment: Experiment) -> tuple[Ints, Ints, Bools]:
-    """The shown items beside the whole catalogue or a uniform sample of it, each once: items, keys, mask [n, R]."""
+def _drawn(
+    pages: pa.Table, action: Ints, keys: Ints, shown: Bools, known: pa.Table, experiment: Experiment
+) -> tuple[Ints, Ints, Bools]:
+    """The shown items beside all that had been shown before, or a uniform sample, each once: items, keys, mask [n, R].
+
+    What was to be shown for the first time later is no candidate: no ranker could have chosen it.
+    """
     n, size = len(action), experiment.ope.pool
-    numbers = known["item"].to_numpy()
-    if len(numbers) <= size:
-        drawn = np.tile(np.arange(len(numbers)), (n, 1))
+    earlier_items = np.searchsorted(_micros(known["first_ts"]), _micros(pages["page_ts"]))[:, None]  # [n, 1]
+    if len(known) <= size:
+        drawn = np.tile(np.arange(len(known)), (n, 1))
     else:
         rng = np.random.default_rng([experiment.seeds[0], n])
-        drawn = rng.integers(len(numbers), size=(n, max(1, size - action.shape[1])))
-    items = np.hstack([action, numbers[drawn]])
+        drawn = (rng.random((n, max(1, size - action.shape[1]))) * earlier_items).astype(np.int64)
+    items = np.hstack([action, known["item"].to_numpy()[drawn]])
     keys = np.hstack([keys, known["item_key"].to_numpy()[drawn]])
-    mask = np.hstack([shown, np.ones(drawn.shape, dtype=bool)])
+    mask = np.hstack([shown, drawn < earlier_items])
     order = np.argsort(np.where(mask, keys, -1), axis=1, kind="stable")  # shown items first among equals
     ordered = np.take_along_axis(np.where(mask, keys, -1), order, axis=1)
     again = np.zeros_like(mask)
     np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
     return items, keys, mask & ~again
+
+
+def _micros(times: pa.ChunkedArray) -> Ints:
+    moments: Ints = times.cast(pa.int64()).to_numpy()
+    return moments
 
 
 def _with_slates(decisions: Decisions, shown_keys: Tensor, shown: Tensor) -> Decisions:
@@ -325,96 +299,16 @@ def _rows(test: Decisions, behaviour: Behaviour, rewards: RewardModel, pool: str
         mask = part.mask.numpy()
         columns = {
             **{name: pa.array(getattr(part, name).numpy()) for name in ("session_id", "user_key", "step")},
-            **{name: _lists(getattr(part.state, name)) for name in _STATE},
-            **{name: _lists(getattr(part, name)) for name in ("slate", "feedback", "rewards")},
-            "candidates": _lists(part.items, mask),
-            "candidate_keys": _lists(part.keys, mask),
-            "behaviour": _lists(behaviour.conditional[rows]),
-            "behaviour_marginal": _lists(behaviour.marginal[rows]),
-            "first_slot": _lists(behaviour.first_slot[rows], mask),
-            "reward_level": _lists(level, mask),
-            "reward_trend": _lists(trend, mask),
+            **{name: to_lists(getattr(part.state, name)) for name in STATE},
+            **{name: to_lists(getattr(part, name)) for name in ("slate", "feedback", "rewards")},
+            "candidates": to_lists(part.items, mask),
+            "candidate_keys": to_lists(part.keys, mask),
+            "behaviour": to_lists(behaviour.conditional[rows]),
+            "behaviour_marginal": to_lists(behaviour.marginal[rows]),
+            "first_slot": to_lists(behaviour.first_slot[rows], mask),
+            "reward_level": to_lists(level, mask),
+            "reward_trend": to_lists(trend, mask),
             "pool": pa.array([pool] * len(part)),
             "propensities": pa.array([behaviour.kind] * len(part)),
         }
         yield from pa.table(columns).to_batches()
-
-
-_STATE = (
-    "user_features", "initial_items", "initial_feedback", "history_items", "history_feedback", "skipped_items",
-    "page_items", "page_feedback",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The published decisions as leg 3 reads them: numpy, beside the state as tensors."""
-
-    decisions: Decisions
-    behaviour: Behaviour
-    level: Floats  # [n, R]
-    trend: Floats  # [n, R]
-    pool: str
-
-
-def read_decisions(files: Sequence[Path], task: Task, experiment: Experiment) -> Judged | None:
-    """The published decisions; None where there are none."""
-    table = read_table(files, "decisions")
-    if not len(table):
-        return None
-    n, slots = len(table), task.page_size
-    lengths = ragged(table["candidates"])[1]
-    width = int(lengths.max())
-    mask = np.arange(width) < lengths[:, None]
-
-    def candidates(name: str, fill: float = 0) -> Any:
-        values = ragged(table[name])[0]
-        padded = np.full((n, width), fill, values.dtype)
-        padded[mask] = values
-        return padded
-
-    def lists(name: str, *shape: int) -> Any:
-        return ragged(table[name])[0].reshape(n, *shape)
-
-    widths = {"user_features": (task.user_width,), "page_items": (-1, slots), "page_feedback": (-1, slots)}
-    state = {name: torch.from_numpy(lists(name, *widths.get(name, (-1,))).copy()) for name in _STATE}
-    decisions = Decisions(
-        session_id=_tensor(table["session_id"]),
-        user_key=_tensor(table["user_key"]),
-        step=_tensor(table["step"]),
-        state=StateBatch(
-            **{name: values if name == "user_features" else values.long() for name, values in state.items()},
-            pages_seen=_tensor(table["step"]),
-        ),
-        items=torch.from_numpy(candidates("candidates").astype(np.int64)),
-        keys=torch.from_numpy(candidates("candidate_keys")),
-        mask=torch.from_numpy(mask),
-        slate=torch.from_numpy(lists("slate", slots).astype(np.int64)),
-        feedback=torch.from_numpy(lists("feedback", slots).astype(np.int64)),
-        rewards=torch.from_numpy(lists("rewards", slots).copy()),
-        propensities=torch.full((n, slots), torch.nan, dtype=torch.float64),
-        logits=torch.full((n, width), torch.nan, dtype=torch.float64),
-    )
-    behaviour = Behaviour(
-        conditional=lists("behaviour", slots),
-        marginal=lists("behaviour_marginal", slots),
-        first_slot=candidates("first_slot"),
-        kind=str(table["propensities"][0]),
-    )
-    return Judged(decisions, behaviour, candidates("reward_level"), candidates("reward_trend"), str(table["pool"][0]))
-
-
-def _tensor(column: pa.ChunkedArray) -> Tensor:
-    return torch.from_numpy(column.to_numpy().astype(np.int64))
-
-
-def _lists(values: Any, mask: Bools | None = None) -> pa.Array:
-    """Rows as a list column: all of them, or what ``mask`` keeps."""
-    rows = np.asarray(values)
-    if mask is None:
-        rows = np.ascontiguousarray(rows).reshape(len(rows), -1)
-        lengths, flat = np.full(len(rows), rows.shape[1]), rows.ravel()
-    else:
-        lengths, flat = mask.sum(axis=1), rows[mask]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))

@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from models.base import Agent, Candidates, Task
 from pipeline.artifacts import load_agent
 from pipeline.errors import DataError
-from pipeline.evaluation.decisions import Judged, read_decisions
+from pipeline.evaluation.judged import Judged, read_decisions
 from pipeline.evaluation.ope.diagnostics import overlap
 from pipeline.evaluation.ope.estimate import Estimator, Terms, difference, summarise
 from pipeline.evaluation.ope.logged import Floats, LoggedSlates, LoggedSteps, LoggedTrajectories
@@ -87,7 +87,7 @@ def _estimate_agent(run: AgentRun) -> None:
 
 def _write_estimates(run: AgentRun) -> None:
     task = load_task(run.inputs, run.experiment)
-    judged = read_decisions(run.inputs["decisions"], task, run.experiment)
+    judged = read_decisions(run.inputs["decisions"], task)
     rows: list[dict[str, Any]] = []
     pages: list[pa.RecordBatch] = []
     if judged is not None:

@@ -14,7 +14,7 @@ shown as (
     semi join sampled using (session_id)
 ),
 keys as (
-    select session_id, page, list(key64(item_id) order by slot, position) as item_keys
+    select session_id, page, min(impression_ts) as page_ts, list(key64(item_id) order by slot, position) as item_keys
     from shown
     group by session_id, page
 ),
@@ -55,6 +55,7 @@ offers as (
 select
     state.*,
     key64(state.user_id) as user_key,
+    keys.page_ts,
     keys.item_keys,
     offers.pool_items,
     offers.pool_keys,

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from pipeline.errors import DataError
-from pipeline.evaluation.decisions import TABLES, Judged, build_decisions, read_decisions
+from pipeline.evaluation.decisions import TABLES, build_decisions
+from pipeline.evaluation.judged import Judged, read_decisions
 from pipeline.evaluation.ope.policies import ConditionalLogit
 from pipeline.experiment import Experiment
 from pipeline.schemas import SCHEMAS
@@ -32,7 +33,7 @@ class World:
     def build(self) -> Judged:
         build_decisions(self.inputs, self.experiment, self.folder)
         task = load_task({table: self.inputs[table] for table in TASK_TABLES}, self.experiment)
-        judged = read_decisions([self.folder / "decisions.parquet"], task, self.experiment)
+        judged = read_decisions([self.folder / "decisions.parquet"], task)
         assert judged is not None
         return judged
 
@@ -109,16 +110,47 @@ def test_without_pools_candidates_are_what_was_shown_and_a_sample_of_the_catalog
     np.testing.assert_allclose((sampled.behaviour.first_slot * decisions.mask.numpy()).sum(axis=1), 1)
 
 
-def test_what_was_not_seen_before_the_cut_off_is_no_candidate_where_it_was_not_shown(tiny: Run, tmp_path: Path) -> None:
-    """The catalogue as of later: as many items again, which came after the cut-off and were never shown."""
+@pytest.mark.parametrize("pool", [None, 1_000])
+def test_what_had_not_been_shown_before_a_page_is_no_candidate_of_it(
+    tiny: Run, tmp_path: Path, pool: int | None
+) -> None:
+    """Of a catalogue that describes as many items again, which are never shown."""
     known = read_table(tiny.plan.store.files("items"), "items").to_pandas()
-    late = known.assign(item_id="late " + known.item_id, item_key=-1 - np.arange(len(known)), item=0)
-    path, catalogue = tmp_path / "items.parquet", pd.concat([known, late])
+    never = known.assign(item_id="never " + known.item_id, item_key=-1 - np.arange(len(known)), item=0)
+    path, catalogue = tmp_path / "items.parquet", pd.concat([known, never])
     write_parquet(path, "items",
                   pa.Table.from_pandas(catalogue, SCHEMAS["items"], preserve_index=False).to_batches())  # fmt: skip
-    judged = world(tiny, tmp_path, pools=[], items=[path]).build()
-    assert len(judged.decisions)
-    assert not (torch.from_numpy(np.isin(judged.decisions.keys, late.item_key)) & judged.decisions.mask).any()
+    decisions = world(tiny, tmp_path, pool, pools=[], items=[path]).build().decisions
+    rows = read_table(tiny.plan.store.files("impressions"), "impressions").to_pandas()
+    rows["item_key"] = rows.item_id.map(known.set_index("item_id").item_key)
+    first = rows.groupby("item_key").impression_ts.min()
+    pages = rows.groupby(["session_id", "page"]).impression_ts.min()
+    shown = (decisions.slate[:, :, None] == torch.arange(decisions.items.shape[1])).any(dim=1)
+    others = decisions.mask & ~shown
+    assert others.sum() > 1_000
+    moments = pages.loc[list(zip(decisions.session_id.tolist(), decisions.step.tolist(), strict=True))].to_numpy()
+    row, column = np.nonzero(others.numpy())
+    assert (first.loc[decisions.keys.numpy()[row, column]].to_numpy() < moments[row]).all()
+
+
+def test_items_that_come_late_in_the_log_are_candidates_of_later_pages_alone(tiny: Run, tmp_path: Path) -> None:
+    """Half of the items first shown in the test window: pages before that moment have them nowhere."""
+    rows = read_table(tiny.plan.store.files("impressions"), "impressions").to_pandas()
+    start = read_table(tiny.plan.store.files("splits"), "splits").to_pandas().set_index("split").start_ts["test"]
+    keys = read_table(tiny.plan.store.files("items"), "items").to_pandas().set_index("item_id").item_key
+    middle = rows[rows.impression_ts >= start].impression_ts.median()
+    late = set(sorted(rows.item_id.unique())[::2])
+    kept = rows[~rows.item_id.isin(late) | (rows.impression_ts >= middle)]
+    write_parquet(tmp_path / "impressions.parquet", "impressions",
+                  pa.Table.from_pandas(kept, SCHEMAS["impressions"], preserve_index=False).to_batches())  # fmt: skip
+    decisions = world(tiny, tmp_path, pools=[], impressions=[tmp_path / "impressions.parquet"]).build().decisions
+    moments = kept.groupby(["session_id", "page"]).impression_ts.min()
+    moments = moments.loc[list(zip(decisions.session_id.tolist(), decisions.step.tolist(), strict=True))].to_numpy()
+    of_late = (torch.from_numpy(np.isin(decisions.keys, keys[list(late)])) & decisions.mask).any(dim=1).numpy()
+    before = moments < middle
+    assert before.sum() > 10
+    assert not of_late[before].any()
+    assert of_late[~before].any()
 
 
 def test_the_fitted_behaviour_comes_near_the_logged_one(sampled: Judged) -> None:

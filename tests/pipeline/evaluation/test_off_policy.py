@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.base import StateBatch
-from pipeline.evaluation.decisions import Behaviour, Decisions, Judged
+from pipeline.evaluation.judged import Behaviour, Decisions, Judged
 from pipeline.evaluation.off_policy import agent_policy, estimates, logged_slates, logging_policy
 from pipeline.evaluation.off_policy_board import HEADLINES, board_rows, published_slates, refusal
 from pipeline.evaluation.ope.estimate import difference
