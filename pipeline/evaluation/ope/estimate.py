@@ -39,6 +39,7 @@ class Support:
     share: float = 0.01  # and as a share of the log
     tail: float = 0.5  # tail index above which the weights' variance, hence the interval, cannot be known
     errors: float = 2.5  # standard errors that the mean weight may lie from 1
+    uncertain: float = 0.25  # standard error of the mean weight from which on it could be anything
 
     def floor(self, n: int) -> float:
         return max(self.least, self.share * n)
@@ -221,4 +222,7 @@ def _refusal(
     if abs(mean - 1) > support.errors * mean_error + ROUNDING:
         return (f"the mean weight is {mean:.3f} ± {mean_error:.3f} and not 1: the propensities are not those of this "
                 "log, or the target shows what the log never does")  # fmt: skip
+    if mean_error > support.uncertain:
+        return (f"the mean weight is {mean:.3f} ± {mean_error:.3f}: a few weights outweigh all others, in slots or "
+                "steps that the log seldom fills")  # fmt: skip
     return ""

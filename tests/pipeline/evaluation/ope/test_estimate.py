@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.ope.estimate import Support, difference
-from pipeline.evaluation.ope.logged import LoggedSteps
+from pipeline.evaluation.ope.logged import LoggedSlates, LoggedSteps
+from pipeline.evaluation.ope.slates import CascadeDR
 from pipeline.evaluation.ope.steps import DR, IPS, SNIPS
 from pipeline.evaluation.ope_proof import coverage
 from pipeline.evaluation.significance import cluster_bootstrap
@@ -94,6 +95,21 @@ def test_clipping_buys_no_verdict() -> None:
     plain, clipped = IPS().estimate(logged), IPS(clip=1.0).estimate(logged)
     assert clipped.high - clipped.low < 0.1 * (plain.high - plain.low)
     assert (clipped.ess, clipped.supported) == (plain.ess, False)
+
+
+def test_a_slot_that_the_log_seldom_fills_cannot_hide_a_weight_that_outweighs_all_others() -> None:
+    """Its share of the reward is small, so the effective sample size hardly sees it; a doubly robust mean would."""
+    n, rng = 2_000, np.random.default_rng(0)
+    mask = np.column_stack([np.ones(n, bool), np.arange(n) < 20])
+    behaviour, target = np.full((n, 2), 0.5), np.full((n, 2), 0.5)
+    behaviour[0, 1] = 1e-8
+    reward = rng.random((n, 2)) * [1.0, 0.1]
+    pages = LoggedSlates(reward, behaviour, target, mask, np.arange(n), q_logged=reward / 2, v_target=reward / 2)
+    estimate = CascadeDR(self_normalised=True).estimate(pages)
+    assert estimate.ess > Support().least
+    assert abs(estimate.mean_weight - 1) < Support().errors * estimate.mean_weight_error
+    assert not estimate.supported
+    assert "a few weights outweigh all others" in estimate.reason
 
 
 def test_the_floor_grows_with_the_log_and_can_be_set() -> None:
