@@ -36,5 +36,11 @@ def command(query: str, arguments: Sequence[str]) -> str:
     """What to type for the rows, whatever characters the arguments hold."""
     if not arguments:
         return f"make query Q={query}"
-    given = shlex.join(arguments).replace("$", "$$")  # make would expand a single one
+    given = " ".join(map(_quoted, arguments)).replace("$", "$$")  # make would expand a single one
     return f"make query Q={query} ARGS={shlex.quote(given)}"
+
+
+def _quoted(argument: str) -> str:
+    """A shell's word; in double quotes where they do, since the whole stands in single ones."""
+    plain = shlex.quote(argument) == argument
+    return argument if plain else shlex.quote(argument) if set(argument) & set('"$`\\!') else f'"{argument}"'
