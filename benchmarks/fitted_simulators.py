@@ -5,8 +5,15 @@ In a batch, a user-step has all that belongs to a roll-out: candidates recalled,
 and who leaves. One user at a time, it is the user model alone, on pages that were drawn before: the leanest loop over
 the same network.
 
-What bounds them: the networks. A step of ``rnn`` runs its GRU slot by slot on the whole batch; ``attention`` reads up
-to fifty items again for whoever liked something; ``feedback`` runs two GRUs over ten. Recall takes a tenth to a third.
+What bounds them: the networks, at 208 GFLOP/s on a core of the EPYC where this was written. A user-step (ten slots)
+
+- of ``rnn`` takes 8.6 million floating-point operations, which allow 24,000 a second. Its linear layers take two thirds
+  of the time, its gates, copies and luck a fifth, candidates less than a tenth.
+- of ``attention`` takes 0.8 million, with 35 items in a history on average, which allow 270,000. Small heads and an
+  exponential for each pair of items and head keep it from that: half of the time goes to torch's fused attention.
+- of ``feedback`` is two GRUs over ten items each.
+
+Candidates take 6 µs of a user-step, whatever the model.
 Before the first step ``similar`` recall compares all items with each other, once; that is quadratic and not measured.
 """
 

@@ -35,6 +35,7 @@ from torch.nn.functional import (
 
 from models.base import StateBatch, Task, TensorBatch
 from models.feedback import FIRST_POSITIVE, Feedback
+from models.linear import Linear
 from models.simulators.base import (
     EMPTY,
     KINDS,
@@ -48,6 +49,7 @@ from models.simulators.base import (
 )
 from models.simulators.histories import LoggedPages, logged_pages, newest, positives_before
 
+BLOCK = 128  # users whose histories are read at a time
 OWN_HEADS, OWN_RATE = ("kind.", "exit."), 10  # the heads that HAC lacks; times the learning rate, being linear
 
 
@@ -97,9 +99,9 @@ class _Attention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.query = Linear(dim, dim)
+        self.key_value = Linear(dim, 2 * dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
         """Of ``queries`` [B, Q, f] to ``keys`` [B, H, f]: [B, Q, f]."""
@@ -117,17 +119,17 @@ class _Network(nn.Module):
         super().__init__()
         dim = config.dim
         self.user = nn.Sequential(
-            nn.Linear(max(1, user_width), config.hidden),
+            Linear(max(1, user_width), config.hidden),
             nn.ReLU(),
             nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, dim),
+            Linear(config.hidden, dim),
         )
-        self.item = nn.Linear(item_width, dim)
+        self.item = Linear(item_width, dim)
         self.self_attention = _Attention(dim, config.heads)
         self.cross_attention = _Attention(dim, config.heads)
-        self.merge = nn.Linear(2 * dim, dim)
-        self.kind = nn.Linear(2 * dim, KINDS)
-        self.exit = nn.Linear(dim + 2, 1) if config.leave == "hazard" else None
+        self.merge = Linear(2 * dim, dim)
+        self.kind = Linear(2 * dim, KINDS)
+        self.exit = Linear(dim + 2, 1) if config.leave == "hazard" else None
 
     def users(self, features: Tensor) -> Tensor:
         if features.shape[1] == 0:  # a log without user features: everybody is the same user
@@ -181,7 +183,7 @@ class AttentionUserModel(FittedUserModel):
         history = newest(none, items, items > 0)  # [B, H]
         pages = torch.zeros_like(state.pages_seen)
         temper = torch.full_like(user[:, 0], self.config.temper)
-        return AttentionState(user, history, self._interest(self.network, user, history), pages, temper)
+        return AttentionState(user, history, self._interests(user, history), pages, temper)
 
     @torch.no_grad()
     def positive_probabilities(self, hidden: AttentionState, items: Tensor) -> Tensor:
@@ -213,7 +215,7 @@ class AttentionUserModel(FittedUserModel):
         liked = (feedback >= FIRST_POSITIVE) & (items > 0)  # [B, K]
         history = newest(hidden.history, items, liked)  # [B, H]
         interest, changed = hidden.interest.clone(), liked.any(dim=1)
-        interest[changed] = self._interest(self.network, hidden.user[changed], history[changed])
+        interest[changed] = self._interests(hidden.user[changed], history[changed])
         reward = hac_reward(feedback, self.config.negative_cost, self.config.sweet_point)  # [B]
         drop = (feedback > 0).sum(dim=1) * (1 - reward) + 1  # [B]
         return AttentionState(hidden.user, history, interest, hidden.pages + 1, hidden.temper - drop)
@@ -269,6 +271,15 @@ class AttentionUserModel(FittedUserModel):
         interest = self._interest(network, user, positives_before(batch, pages, self.config.history))  # [G, f]
         item = network.item(embedding(batch.items[batch.feedback > 0], self.vectors))  # [S, f]
         return pages, interest, torch.cat([interest[pages.of_item], item], dim=1)
+
+    def _interests(self, user: Tensor, history: Tensor) -> Tensor:
+        """``_interest`` in blocks that fit in a cache, of users whose histories are about as long. No gradients."""
+        if len(user) <= BLOCK:
+            return self._interest(self.network, user, history)
+        interest = torch.empty_like(user)
+        for rows in torch.split((history > 0).sum(dim=1).argsort(), BLOCK):
+            interest[rows] = self._interest(self.network, user[rows], history[rows])
+        return interest
 
     def _interest(self, network: _Network, user: Tensor, history: Tensor) -> Tensor:
         """Of ``user`` [B, f] with ``history`` [B, H], [B, f]; only the columns that somebody fills are read."""

@@ -26,6 +26,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from models.base import StateBatch, Task
 from models.feedback import FIRST_POSITIVE, Feedback
+from models.linear import Linear, linear
 from models.simulators.base import (
     EMPTY,
     KINDS,
@@ -57,15 +58,26 @@ class _Network(nn.Module):
     def __init__(self, config: RNNConfig, user_width: int, item_width: int) -> None:
         super().__init__()
         pair = config.hidden + item_width
-        self.initial = nn.Linear(user_width + config.history * item_width, config.hidden)
+        self.initial = Linear(user_width + config.history * item_width, config.hidden)
         self.gru = nn.GRU(item_width + len(Feedback) + 1, config.hidden, batch_first=True)
         self.click = _mlp(pair, config.layers, 1)
         self.kind = _mlp(pair, config.layers, KINDS)
-        self.exit = nn.Linear(pair + len(Feedback), 1)
+        self.exit = Linear(pair + len(Feedback), 1)
 
     def start(self, user: Tensor) -> Tensor:
         hidden: Tensor = self.initial(user).tanh()  # [B, H]
         return hidden
+
+    def after(self, hidden: Tensor, inputs: Tensor) -> Tensor:
+        """``gru`` of one step ``inputs`` [B, V+7] on ``hidden`` [B, H]: [B, H]."""
+        of_input, of_hidden, input_bias, hidden_bias = self.gru.all_weights[0]
+        gates = 2 * hidden.shape[1]
+        new = linear(inputs, of_input, input_bias)  # [B, 3H]
+        old = linear(hidden, of_hidden, hidden_bias)  # [B, 3H]
+        reset, update = (new[:, :gates] + old[:, :gates]).sigmoid_().chunk(2, dim=1)
+        candidate = torch.addcmul(new[:, gates:], reset, old[:, gates:])
+        candidate = 2 * (2 * candidate).sigmoid_() - 1  # tanh: torch's takes four times as long
+        return candidate.lerp(hidden, update)
 
     def click_logits(self, pair: Tensor) -> Tensor:
         logits: Tensor = self.click(pair)[..., 0]  # [..., H+V] → [...]
@@ -124,9 +136,10 @@ class RNNUserModel(FittedUserModel):
             click = self.corrected("click", network.click_logits(pair)) + (0 if shift is None else shift)  # [B]
             answer = sample_feedback(click.sigmoid(), network.kind(pair).softmax(dim=-1), answer_draws[:, slot])
             feedback[:, slot] = answer.where(shown[:, slot], Feedback.NONE)
-            exit_probability = self.corrected("exit", network.exit_logits(pair, answer)).sigmoid()
-            leave = torch.where(last[:, slot], leave_draw < exit_probability, leave)
-            after = network.gru(self._input(item, answer, last[:, slot])[:, None], hidden[None])[0][:, 0]  # [B, H]
+            if last[:, slot].any():
+                exit_probability = self.corrected("exit", network.exit_logits(pair, answer)).sigmoid()
+                leave = torch.where(last[:, slot], leave_draw < exit_probability, leave)
+            after = network.after(hidden, self._input(item, answer, last[:, slot]))  # [B, H]
             hidden = torch.where(shown[:, slot, None], after, hidden)
         return feedback, leave, hidden
 
@@ -180,5 +193,5 @@ class RNNUserModel(FittedUserModel):
 
 def _mlp(width: int, layers: tuple[int, ...], out: int) -> nn.Sequential:
     widths = [width, *layers]
-    hidden = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
-    return nn.Sequential(*hidden, nn.Linear(widths[-1], out))
+    hidden = [m for a, b in pairwise(widths) for m in (Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*hidden, Linear(widths[-1], out))

@@ -17,7 +17,7 @@ from models.base import StateBatch
 from models.feedback import FIRST_POSITIVE, Feedback
 from models.hashing import uniforms
 from models.observation import item_vectors
-from models.simulators.attention import AttentionConfig, AttentionUserModel, hac_reward
+from models.simulators.attention import BLOCK, AttentionConfig, AttentionUserModel, hac_reward
 from models.simulators.base import EMPTY, SessionBatch
 from pipeline.errors import DataError
 from tests.models.builders import ITEMS, USER_WIDTH, make_state, make_task
@@ -95,6 +95,18 @@ def test_logits_are_those_of_a_slow_reading_of_one_page_after_the_other(length: 
     np.testing.assert_allclose(logits["click"][1], clicks, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(logits["exit"][1], exits, rtol=1e-4, atol=1e-5)
     assert len(set(np.round(clicks, 4))) > 50  # or the claim would be empty
+
+
+def test_many_users_are_read_as_each_of_them_alone() -> None:
+    """More than a block of them, with histories of any length, some of them empty."""
+    model, lengths = untrained(), torch.arange(2 * BLOCK + 50)[:, None] % 41
+    users = make_state(len(lengths), TASK)
+    items = torch.randint(1, ITEMS + 1, (len(lengths), 40), generator=torch.Generator().manual_seed(1))
+    items = items.masked_fill(torch.arange(40) < 40 - lengths, 0)
+    together = model.reset(replace(users, initial_items=items))
+    for row in (0, 40, 41, 200, len(lengths) - 1):
+        alone = model.reset(replace(users, initial_items=items)[row : row + 1])
+        assert_close(together.interest[row : row + 1], alone.interest, rtol=1e-4, atol=1e-5)
 
 
 def test_rolling_out_visits_the_states_that_training_sees() -> None:

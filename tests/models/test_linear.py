@@ -1,0 +1,61 @@
+"""Linear layers by oneDNN against torch's own."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from models.linear import MANY, Linear
+
+
+def layer() -> Linear:
+    torch.manual_seed(1)
+    return Linear(20, 7)
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        random(1, 20),
+        random(MANY, 20),
+        random(MANY, 3, 20),
+        random(MANY, 30)[:, 5:25],
+        random(20, MANY).T,
+        random(1, 20).expand(MANY, -1),
+        random(0, 20),
+    ],
+    ids=["one", "many", "three dimensions", "a slice", "transposed", "expanded", "none"],
+)
+def test_the_products_are_torchs(inputs: Tensor) -> None:
+    ours = layer()
+    theirs = nn.Linear(20, 7)
+    theirs.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        assert_close(ours(inputs), theirs(inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_come_where_they_are_asked_for() -> None:
+    ours = layer()
+    ours(random(MANY, 20)).sum().backward()
+    assert_close(ours.bias.grad, torch.full((7,), float(MANY)))
+
+
+def test_many_rows_go_through_onednn_and_few_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    inside = torch.ops.mkldnn._linear_pointwise
+
+    def counted(inputs: Tensor, *rest: Any) -> Any:
+        seen.append(len(inputs))
+        return inside(inputs, *rest)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", counted)
+    with torch.no_grad():
+        for rows in (MANY - 1, MANY):
+            layer()(random(rows, 20))
+    assert seen == [MANY]
