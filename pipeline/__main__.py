@@ -62,7 +62,7 @@ def demo(options: argparse.Namespace) -> None:
 
         print(f"Materializing {len(stale)} stale tables of {plan.experiment.name}: {', '.join(stale)}", flush=True)
         try:
-            launch(plan, stale)
+            launch(plan)
         except TooSmallError as error:
             raise TooSmallError(f"{error} What the log holds is shown at {plan.data_page}") from None
     else:

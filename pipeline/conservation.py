@@ -83,7 +83,7 @@ def check_reject_ceiling(counts: pa.Table, ceiling: float) -> list[str]:
         if dirt > ceiling * came:
             problems.append(
                 f"{row['path']}: {dirt:,} of {came:,} records were refused ({dirt / came:.2%}), more than "
-                f"ingest.max_rejects = {ceiling:.2%}; see `make query Q=rejects_by_reason`, mend the file or raise it."
+                f"ingest.max_rejects = {ceiling:.2%}; `make check` shows why. Mend the file or raise it."
             )
     return problems
 

@@ -23,6 +23,6 @@ defs = dg.Definitions(
     asset_checks=dg.load_asset_checks_from_modules([checks]),
     jobs=[automation.materialize_all],
     schedules=[automation.nightly],
-    sensors=[automation.inbox],
+    sensors=[automation.inbox, automation.onwards],
     loggers={"console": console.plain},
 )

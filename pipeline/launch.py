@@ -1,4 +1,4 @@
-"""Launching Dagster from the command line: one in-process run over the stale assets, with a line an asset."""
+"""Launching Dagster from the command line: in-process runs over the stale assets, with a line an asset."""
 
 import os
 from pathlib import Path
@@ -18,8 +18,8 @@ def dagster_home() -> Path:
     return home
 
 
-def launch(plan: Plan, stale: dict[str, list[str]]) -> None:
-    """Run the job over the stale assets and their partitions; assets log a line each.
+def launch(plan: Plan) -> None:
+    """Run the job over the stale assets and their partitions, a new manifest before the rest; assets log a line each.
 
     Raises the HindsightError that stopped an asset, and DataError when a blocking check did.
     """
@@ -43,9 +43,9 @@ def launch(plan: Plan, stale: dict[str, list[str]]) -> None:
             raise _reason(result)
 
     with dg.DagsterInstance.get() as instance:
-        if "manifest" in stale and plan.store.current("manifest"):
-            # Only the new manifest knows which partitions new files touch, and a run costs by the partition.
-            run({"manifest": stale["manifest"]})
+        stale = plan.next_run()
+        if list(stale) == ["manifest"]:
+            run(stale)
             stale = Plan(plan.experiment).stale_tables()
         if stale:
             run(stale)

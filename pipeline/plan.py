@@ -5,6 +5,7 @@ plan is known before anything runs: a part is stale exactly when its fingerprint
 """
 
 import shutil
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -274,10 +275,12 @@ class Plan:
         if kinds != ("time", "time"):
             return self.parts(source)
         before, after = STEPS[table].inputs[source]
-        wanted = [p for p in self.partitions if p.key in set(parts)]
-        return [
-            q.key for q in self.partitions if any(q.start < p.end + after and q.end > p.start - before for p in wanted)
-        ]
+        wanted, found = set(parts), set[int]()
+        for p in self.partitions:
+            if p.key in wanted:
+                first = bisect_right(self.partitions, p.start - before, key=lambda q: q.end)
+                found.update(range(first, bisect_left(self.partitions, p.end + after, key=lambda q: q.start)))
+        return [self.partitions[n].key for n in sorted(found)]
 
     def fingerprint(self, table: str, part: str = WHOLE) -> str:
         """The fingerprint that the part will have once it is made from what lies there now."""
@@ -357,18 +360,20 @@ class Plan:
 
     def event_files(self) -> dict[str, Path]:
         """The published events of each partition that has been published, by its key."""
-        return {p.key: path for p in self.partitions for path in self.store.files("events", [p.key])}
+        versions = self.store.published("events", [p.key for p in self.partitions])
+        return {key: path for key, version in versions.items() for path in version.files}
 
     def stale(self, table: str, parts: Iterable[str] | None = None) -> list[str]:
-        """The parts of a table that are not published with their present fingerprint."""
+        """The parts of a table that are not published with their present fingerprint, or failed a check."""
         if table != "manifest" and self.stale("manifest"):
             return list(parts or self.parts(table))
         found = []
+        published = self.store.published(table)
         beside = {"results": self.results, "report": self.report, "data_report": self.data_page}.get(table)
         for part in self.parts(table) if parts is None else parts:
-            current = self.store.current(table, part)
+            current = published.get(part)
             missing = beside is not None and not beside.exists()
-            if missing or current is None or current.fingerprint != self.fingerprint(table, part):
+            if missing or current is None or current.doubted or current.fingerprint != self.fingerprint(table, part):
                 found.append(part)
         return found
 
@@ -376,6 +381,16 @@ class Plan:
         """Every table with stale parts, in the order of the flow."""
         found = {table: self.stale(table) for table in STEPS}
         return {table: parts for table, parts in found.items() if parts}
+
+    def next_run(self) -> dict[str, list[str]]:
+        """What to make in one run now: the stale tables; where the manifest is one of them and not the first, it alone.
+
+        Only the new manifest knows which partitions new files touch, and a run costs by the partition.
+        """
+        stale = self.stale_tables()
+        if "manifest" in stale and self.store.current("manifest"):
+            return {"manifest": stale["manifest"]}
+        return stale
 
     def make(self, tables: tuple[str, ...], parts: Iterable[str], build: Callable[[Job], None]) -> dict[str, list[str]]:
         """Build the stale ones of ``parts`` of tables that are made together; returns the parts made, by table."""

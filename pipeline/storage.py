@@ -25,6 +25,7 @@ from pipeline.experiment import PROJECT
 from pipeline.warehouse import SQL
 
 WHOLE = "all"
+DOUBTED = "failed-a-check"  # the mark in the folder of a version
 KEPT_VERSIONS = 2
 
 
@@ -60,18 +61,27 @@ def _code_files(module: str) -> set[Path]:
         path = _module_path(queue.pop())
         if path is None or path in found:
             continue
-        found.add(path)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                queue += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                queue += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found |= _named_files([SQL / f"{node.value}.sql", path.parent / node.value], node.value)
-            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "query":
-                for name in (str(argument.value) for argument in node.args if isinstance(argument, ast.Constant)):
-                    found |= _named_files([SQL / "queries" / f"{name}.sql"], name)
+        imported, named = _imported_and_named(path, path.read_text(encoding="utf-8"))
+        found |= {path, *named}
+        queue += imported
     return found
+
+
+@cache  # most modules are among the imports of many
+def _imported_and_named(path: Path, code: str) -> tuple[list[str], set[Path]]:
+    """The modules that a module's code imports, and the files that it names."""
+    imported, named = [], set[Path]()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            imported += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            named |= _named_files([SQL / f"{node.value}.sql", path.parent / node.value], node.value)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "query":
+            for name in (str(argument.value) for argument in node.args if isinstance(argument, ast.Constant)):
+                named |= _named_files([SQL / "queries" / f"{name}.sql"], name)
+    return imported, named
 
 
 def _named_files(options: list[Path], text: str) -> set[Path]:
@@ -99,9 +109,15 @@ class Version:
     folder: Path
 
     @property
+    def doubted(self) -> bool:
+        """Whether it failed a check."""
+        return (self.folder / DOUBTED).exists()
+
+    @property
     def files(self) -> list[Path]:
         """The Parquet files of the table itself, not those that lie beside it."""
-        return sorted([*self.folder.glob(f"{self.table}.parquet"), *self.folder.glob(f"{self.table}-*.parquet")])
+        own = (f"{self.table}.parquet", f"{self.table}-")
+        return sorted(path for path in self.folder.glob("*.parquet") if path.name.startswith(own))
 
 
 @dataclass(frozen=True)
@@ -128,11 +144,15 @@ class Store:
     def parts(self, table: str) -> list[str]:
         return sorted(self._manifest(table))
 
+    def published(self, table: str, parts: Iterable[str] | None = None) -> dict[str, Version]:
+        """The current version of each of ``parts`` (default: all) that has one, in the parts' order."""
+        manifest = self._manifest(table)  # once for all: there are as many parts as days of history
+        wanted = sorted(manifest) if parts is None else parts
+        return {part: self._version(table, part, manifest[part][0]) for part in wanted if part in manifest}
+
     def files(self, table: str, parts: Iterable[str] | None = None) -> list[Path]:
         """The Parquet files of the current versions of ``parts`` (default: all), in the parts' order."""
-        wanted = self.parts(table) if parts is None else list(parts)
-        versions = (self.current(table, part) for part in wanted)
-        return [path for version in versions if version for path in version.files]
+        return [path for version in self.published(table, parts).values() for path in version.files]
 
     @contextmanager
     def publish(self, table: str, recipes: Mapping[str, Mapping[str, Any]]) -> Iterator[Path]:
@@ -168,6 +188,11 @@ class Store:
         write_atomically(self.root / table / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True))
         for folder in retired:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def doubt(self, table: str, parts: Iterable[str]) -> None:
+        """Mark the current versions of ``parts`` as having failed a check; made again, they are without the mark."""
+        for version in self.published(table, parts).values():
+            (version.folder / DOUBTED).touch()
 
     def collect_garbage(self) -> list[Path]:
         """Remove every version folder that no manifest names, and what a killed run left; returns what went."""

@@ -323,16 +323,17 @@ def test_the_metrics_of_the_movielens_run_agree_with_an_independent_library(movi
         assert_agrees_with_ranx(movielens, agent)
 
 
-def test_a_failed_integrity_check_stops_what_comes_after_it(tmp_path: Path) -> None:
-    """Rows that went missing are simulated by the answer of the check: the run must stop at the events."""
+def test_a_failed_integrity_check_stops_what_comes_after_it_in_this_run_and_in_the_next(tmp_path: Path) -> None:
+    """Rows that went missing are simulated by the answer of the check: the runs must stop at the events."""
     experiment = write_experiment(tmp_path, TINY | {"agents": {"popularity": {}}})
     code = (
         "import sys, pipeline.conservation as conservation; from pipeline.__main__ import main; "
         "conservation.check_conservation = lambda counts, events: ['u.data: 3 are missing.']; sys.exit(main(['demo']))"
     )
-    done = python(tmp_path, "-c", code)
-    assert done.returncode == 2
-    assert "the check conservation failed, so nothing after it was made. u.data: 3 are missing." in done.stderr
-    store = Plan(experiment, tmp_path / "storage").store
-    assert store.parts("events")
-    assert not store.parts("impressions")
+    for _ in range(2):
+        done = python(tmp_path, "-c", code)
+        assert done.returncode == 2
+        assert "the check conservation failed, so nothing after it was made. u.data: 3 are missing." in done.stderr
+        plan = Plan(experiment, tmp_path / "storage")
+        assert plan.stale("events") == plan.store.parts("events") != []
+        assert not plan.store.parts("impressions")

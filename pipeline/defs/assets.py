@@ -122,7 +122,8 @@ def publish(
     wanted = list(parts or plan.parts(tables[0]))
     started = time.monotonic()
     made = plan.make(tables, wanted, build)
-    plan = Plan(EXPERIMENT)  # the manifest may have changed what the fingerprints are made of
+    if "manifest" in tables:  # what the fingerprints of all that comes after it are made of
+        plan = Plan(EXPERIMENT)
     for table in tables:
         one = wanted[0] if table in PART_KEYS else None
         metadata = version_metadata(plan, table, wanted, made[table]) | (describe(plan) if describe else {})
@@ -132,11 +133,10 @@ def publish(
             + ("" if rows is None else f", {rows:,} rows")
             + f", {time.monotonic() - started:.1f} s"
         )
-        version = fingerprint([plan.fingerprint(table, part) for part in wanted])
         yield dg.MaterializeResult(
             asset_key=PART_KEYS[table](one) if one else key(table),
             metadata=metadata,
-            data_version=None if timed else dg.DataVersion(version),
+            data_version=None if timed else dg.DataVersion(fingerprint([plan.fingerprint(table, p) for p in wanted])),
         )
 
 
@@ -166,7 +166,7 @@ def version_metadata(plan: Plan, table: str, parts: list[str], made: list[str]) 
     """Rows, folder and fingerprint of what is published now, and what this run had to make."""
     from pipeline.plan import row_count
 
-    versions = [version for part in parts if (version := plan.store.current(table, part))]
+    versions = list(plan.store.published(table, parts).values())
     files = [path for version in versions for path in version.files]
     described: dict[str, Any] = {
         "made": len(made),

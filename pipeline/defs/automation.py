@@ -1,4 +1,8 @@
-"""One job, one nightly schedule, one sensor. All three launch a run of what is stale, and none when nothing is."""
+"""One job, one nightly schedule, two sensors. They launch runs of what is stale, and none when nothing is.
+
+Where raw files have changed that is first a run of the manifest, which says which partitions they touch; once it has
+succeeded, the sensor ``onwards`` asks for the rest, over the stale partitions alone.
+"""
 
 import dagster as dg
 
@@ -13,15 +17,13 @@ materialize_all = dg.define_asset_job(
 
 
 def range_tags(stale: dict[str, list[str]]) -> dict[str, str]:
-    """The tags that make one run cover the stale partitions; all partitions when the raw files changed."""
+    """The tags that make one run cover the stale partitions."""
     from pipeline.partitions import partitions_of
     from pipeline.plan import STEPS
 
-    keys = [p.key for p in partitions_of(EXPERIMENT.partitions)]
-    timed = {part for table, parts in stale.items() if STEPS[table].kind == "time" for part in parts}
-    parts = keys if "manifest" in stale else sorted(timed)
-    first, last = (parts[0], parts[-1]) if parts else (keys[-1], keys[-1])
-    return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+    timed = sorted({part for table, parts in stale.items() if STEPS[table].kind == "time" for part in parts})
+    parts = timed or [partitions_of(EXPERIMENT.partitions)[-1].key]
+    return {"dagster/asset_partition_range_start": parts[0], "dagster/asset_partition_range_end": parts[-1]}
 
 
 def stale_assets(stale: dict[str, list[str]]) -> list[dg.AssetKey]:
@@ -33,13 +35,13 @@ def stale_assets(stale: dict[str, list[str]]) -> list[dg.AssetKey]:
 
 
 def request(run_key: str | None = None) -> dg.RunRequest | dg.SkipReason:
-    """A run of the stale assets, or why there is nothing to run."""
+    """The next run of stale assets, or why there is nothing to run."""
     from pipeline.plan import Plan
 
-    stale = Plan(EXPERIMENT).stale_tables()
-    if not stale:
+    tables = Plan(EXPERIMENT).next_run()
+    if not tables:
         return dg.SkipReason(f"Every asset of {EXPERIMENT.name} is fresh.")
-    return dg.RunRequest(run_key=run_key, asset_selection=stale_assets(stale), tags=range_tags(stale))
+    return dg.RunRequest(run_key=run_key, asset_selection=stale_assets(tables), tags=range_tags(tables))
 
 
 @dg.schedule(
@@ -72,3 +74,18 @@ def inbox(context: dg.SensorEvaluationContext):
     asked = request(run_key=seen)
     context.update_cursor(seen)
     return asked
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    monitored_jobs=[materialize_all],
+    request_job=materialize_all,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Once the schedule or the sensor has a new manifest: launches a run of what it has made stale.",
+)
+def onwards(context: dg.RunStatusSensorContext):
+    run = context.dagster_run
+    asked_for = {"dagster/schedule_name", "dagster/sensor_name"} & run.tags.keys()  # what people launch is theirs
+    if not asked_for or run.asset_selection != {key("manifest")}:
+        return dg.SkipReason("No manifest alone, or one that a person asked for.")
+    return request(run_key=run.run_id)

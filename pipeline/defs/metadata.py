@@ -13,7 +13,7 @@ def events_metadata(plan: Plan) -> dict[str, Any]:
     from pipeline.plan import row_count
     from pipeline.report.plots import stacked
 
-    periods = {part: row_count(plan.store.files("events", [part])) for part in plan.store.parts("events")}
+    periods = {part: row_count([path]) for part, path in plan.event_files().items()}
     plot = stacked({"events": periods}, "Events by period", "period", "events")
     return {"by_period": dg.MetadataValue.md(plot)}
 

@@ -2,17 +2,21 @@
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from pipeline.definitions import defs
-from pipeline.defs.assets import EXPERIMENT, partitions
-from pipeline.defs.automation import inbox, nightly, range_tags, stale_assets
+from pipeline.defs.assets import EXPERIMENT, partitions, spec
+from pipeline.defs.automation import inbox, nightly, onwards, range_tags, stale_assets
+from pipeline.defs.checks import as_before, parts_of_run
 from pipeline.experiment import PROJECT
 from pipeline.partitions import partitions_of
-from pipeline.plan import STEPS
+from pipeline.plan import STEPS, Plan
 from pipeline.schemas import SCHEMAS
+from pipeline.storage import Store, link
 
 GROUPS = ["logs", "sessions", "features", "simulators", "trajectories", "agents", "evaluation", "reports"]
 GRAPH = defs.resolve_asset_graph()
@@ -127,6 +131,52 @@ def test_integrity_is_guarded_by_blocking_checks() -> None:
         assert not checks[f"{name}_passes"].blocking
 
 
+def publish(store: Store, table: str, part: str, setting: int = 0, file: Path | None = None) -> None:
+    """A part of one file: a new one, or a link to ``file``."""
+    with store.publish(table, {part: {"part": part, "setting": setting}}) as aside:
+        path = aside / part / f"{table}.parquet"
+        path.parent.mkdir()
+        link(file, path) if file else path.write_text("rows")
+
+
+def checked_parts(plan: Plan, table: str, tags: dict[str, str]) -> list[str]:
+    """The parts that a check looks at in a run with these tags."""
+    found: list[str] = []
+
+    @dg.asset_check(asset=dg.AssetKey([EXPERIMENT.name, table]))
+    def look(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        found.extend(parts_of_run(context, plan, table))
+        return dg.AssetCheckResult(passed=True)
+
+    job = dg.define_asset_job("look", selection=dg.AssetSelection.checks(look))
+    job_def = dg.Definitions([spec(table, deps=[])], asset_checks=[look], jobs=[job]).resolve_job_def("look")
+    assert job_def.execute_in_process(tags=tags).success
+    return found
+
+
+def test_a_run_checks_the_periods_that_it_is_about_and_a_check_by_itself_all_of_them(tmp_path: Path) -> None:
+    plan = Plan(EXPERIMENT, tmp_path)
+    days = plan.parts("events")[:5]
+    for part in (*days, "1999-01-01"):  # the last as of an earlier time range
+        publish(plan.store, "events", part)
+    publish(plan.store, "items", "all")
+    some = range_tags({"events": days[1:3]})
+    assert checked_parts(plan, "events", some) == days[1:3]
+    assert checked_parts(plan, "events", {"dagster/partition": days[3]}) == [days[3]]
+    assert checked_parts(plan, "events", {}) == days
+    assert checked_parts(plan, "items", some) == ["all"]
+
+
+def test_features_are_not_recounted_where_they_are_the_file_of_the_version_before(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for part, file in {"linked": True, "made": False}.items():
+        publish(store, "features", part, 0)
+        assert not as_before(store, "features", part)  # the first version
+        publish(store, "features", part, 1, store.files("features", [part])[0] if file else None)
+    assert as_before(store, "features", "linked")
+    assert not as_before(store, "features", "made")
+
+
 def test_one_run_covers_the_range_of_stale_partitions() -> None:
     stale = {"events": ["2024-01-03", "2024-01-05"], "leaderboard": ["all"]}
     assert range_tags(stale) == {
@@ -139,20 +189,53 @@ def test_one_run_covers_the_range_of_stale_partitions() -> None:
     ]
 
 
-def test_a_changed_manifest_asks_for_every_partition() -> None:
-    keys = [p.key for p in partitions_of(EXPERIMENT.partitions)]
-    tags = range_tags({"manifest": ["all"]})
-    assert list(tags.values()) == [keys[0], keys[-1]]
+def test_the_run_of_a_manifest_alone_covers_one_partition() -> None:
+    last = partitions_of(EXPERIMENT.partitions)[-1].key
+    assert list(range_tags({"manifest": ["all"]}).values()) == [last, last]
+
+
+def test_a_stale_manifest_is_made_alone_unless_it_is_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stale = {"manifest": ["all"], "events": ["2024-01-03"]}
+    monkeypatch.setattr(Plan, "stale_tables", lambda self: stale)
+    plan = Plan(EXPERIMENT, tmp_path)
+    assert plan.next_run() == stale
+    publish(plan.store, "manifest", "all")
+    assert plan.next_run() == {"manifest": ["all"]}
+    monkeypatch.setattr(Plan, "stale_tables", lambda self: {"events": ["2024-01-03"]})
+    assert plan.next_run() == {"events": ["2024-01-03"]}
 
 
 def test_the_schedule_asks_for_a_run_of_what_is_stale(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.plan.Plan.stale_tables", lambda self: {"leaderboard": ["all"]})
+    monkeypatch.setattr("pipeline.plan.Plan.next_run", lambda self: {"leaderboard": ["all"]})
     monkeypatch.setattr("pipeline.plan.storage_root", lambda: tmp_path)
     request = nightly(dg.build_schedule_context())
     assert isinstance(request, dg.RunRequest)
     assert request.asset_selection == [dg.AssetKey([EXPERIMENT.name, "leaderboard"])]
-    monkeypatch.setattr("pipeline.plan.Plan.stale_tables", lambda self: {})
+    monkeypatch.setattr("pipeline.plan.Plan.next_run", lambda self: {})
     assert isinstance(nightly(dg.build_schedule_context()), dg.SkipReason)
+
+
+def after_run(selection: set[dg.AssetKey], tags: dict[str, str]) -> Any:
+    """What follows a run that succeeded."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = dg.DagsterRun(job_name="materialize_all", asset_selection=frozenset(selection), tags=tags)
+        event = dg.DagsterEvent("PIPELINE_SUCCESS", run.job_name)
+        return onwards(dg.build_run_status_sensor_context("onwards", event, instance, run))
+
+
+BY_SENSOR = {"dagster/sensor_name": "inbox"}
+
+
+def test_the_rest_is_asked_for_once_the_manifest_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    stale = {"events": ["2024-01-03"], "impressions": ["2024-01-02", "2024-01-03"]}
+    monkeypatch.setattr("pipeline.plan.Plan.next_run", lambda self: stale)
+    manifest = dg.AssetKey([EXPERIMENT.name, "manifest"])
+    for tags in (BY_SENSOR, {"dagster/schedule_name": "nightly"}):
+        asked = after_run({manifest}, tags)
+        assert asked.tags == range_tags(stale)
+        assert asked.asset_selection == stale_assets(stale)
+    assert isinstance(after_run({manifest}, {}), dg.SkipReason)  # a person's run, or that of `make demo`
+    assert isinstance(after_run({manifest, *stale_assets(stale)}, BY_SENSOR), dg.SkipReason)
 
 
 def test_the_sensor_has_nothing_to_watch_in_the_storefront() -> None:

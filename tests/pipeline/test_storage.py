@@ -66,6 +66,18 @@ def test_the_same_fingerprint_again_replaces_what_a_killed_run_left(tmp_path: Pa
     assert [path.read_text() for path in store.require("events").files] == ["second"]
 
 
+def test_a_part_that_failed_a_check_is_doubted_until_it_is_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish(store, RECIPES[0], "first")
+    store.doubt("events", ["never published"])
+    assert not store.require("events").doubted
+    store.doubt("events", store.parts("events"))
+    store.doubt("events", store.parts("events"))
+    assert store.require("events").doubted
+    publish(store, RECIPES[0], "second")
+    assert not store.require("events").doubted
+
+
 def test_garbage_is_what_no_manifest_names(tmp_path: Path) -> None:
     store = Store(tmp_path)
     publish(store, RECIPES[0])
