@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.feedback import FIRST_POSITIVE, Feedback
-from pipeline.schemas import SCHEMAS, TIME
+from pipeline.schemas import TIME
+from pipeline.warehouse import with_dictionaries
 
 CHUNK = 1 << 17  # rows that are worked on at a time: their columns fit into a core's cache
 DAY_US = 86_400_000_000
@@ -80,9 +81,11 @@ def whole_visits(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 def near_midnight(rows: pa.Table, gap_us: int) -> Array:
-    """[N] whether a row's user acted within ``gap_us`` of either end of its UTC day: its visit may cross midnight."""
+    """[N] whether a row's run of acts without a pause comes within ``gap_us`` of midnight (UTC): it may go on there."""
     us = rows["us"].to_numpy()
-    starts = np.flatnonzero(_changes(rows["visit"].to_numpy()) | _changes(us // DAY_US))  # [R] of a user's days
+    is_start = _changes(rows["visit"].to_numpy()) | _changes(us // DAY_US)
+    is_start[1:] |= np.diff(us) > gap_us
+    starts = np.flatnonzero(is_start)  # [R]
     ends = np.append(starts[1:], len(us))
     near = (us[starts] % DAY_US < gap_us) | (us[ends - 1] % DAY_US >= DAY_US - gap_us)
     return np.repeat(near, ends - starts)
@@ -243,22 +246,15 @@ def _moments(us: Array) -> pa.Array:
 def _batch(table: str, columns: dict[str, Any]) -> pa.RecordBatch:
     """The columns as they are written."""
     values = {name: v if isinstance(v, pa.Array) else pa.array(v) for name, v in columns.items()}
-    schema = _dictionaries(table)
+    schema = _schema(table)
     return pa.RecordBatch.from_arrays([values[field.name].cast(field.type) for field in schema], schema=schema)
 
 
-def _dictionaries(table: str) -> pa.Schema:
-    """The published schema with its repeated text as dictionaries: Parquet has the same text for both."""
-    kinds = {"user_id": pa.int32(), "feedback": pa.int8()}
-    return pa.schema(
-        [
-            pa.field(field.name, pa.dictionary(kinds[field.name], pa.string())) if field.name in kinds else field
-            for field in SCHEMAS[table]
-        ]
-    )
+def _schema(table: str) -> pa.Schema:
+    return with_dictionaries(table, {"user_id": pa.int32(), "feedback": pa.int8()})
 
 
 def _writer(path: Path, table: str) -> pq.ParquetWriter:
     path.parent.mkdir(parents=True, exist_ok=True)
     kinds = ["user_id", "feedback"] if table == "impressions" else ["user_id"]
-    return pq.ParquetWriter(path, _dictionaries(table), compression="lz4", use_dictionary=kinds, store_schema=False)
+    return pq.ParquetWriter(path, _schema(table), compression="lz4", use_dictionary=kinds, store_schema=False)

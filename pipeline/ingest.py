@@ -11,8 +11,8 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,15 @@ import pyarrow.parquet as pq
 from pipeline.conservation import LEFT_OUT, staged_counts
 from pipeline.errors import DataError, StorageError
 from pipeline.experiment import Partitions, utc
+from pipeline.facts import DAY_US, write_facts
 from pipeline.partitions import Partition
 from pipeline.schemas import SCHEMAS
 from pipeline.sources.base import EVENT_COLUMNS, Lines, RawFile, Source
 from pipeline.storage import fingerprint, link, write_atomically
-from pipeline.warehouse import connect, copy_ordered, copy_select, literal, sql_text, write_parquet
+from pipeline.warehouse import ROW_GROUP, connect, copy_ordered, copy_select, sql_text, write_parquet
 
 LONGEST_ID = 1_000  # bytes
 LONGEST_RAW = 2_000  # characters of a refused record that are kept
-DAY_US = 86_400_000_000
-WRITERS = 2  # partitions that are written at a time
 _REJECT_FILES = pa.schema({"path": pa.string(), "rejects": pa.string()})
 
 
@@ -167,7 +166,7 @@ def _stage_file(source: Source, file: RawFile, folder: Path, partitions: Partiti
     aside = folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        (aside / "events").mkdir(parents=True)
+        aside.mkdir(parents=True)
         counts = _parse(source, file, aside, partitions)
         (aside / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True), encoding="utf-8")
         os.replace(aside, folder)
@@ -189,90 +188,29 @@ def _stage_file(source: Source, file: RawFile, folder: Path, partitions: Partiti
 def _parse(source: Source, file: RawFile, aside: Path, partitions: Partitions) -> dict[str, Any]:
     """Write events/<partition>.parquet and rejects.parquet; returns counts.json."""
     with connect() as con:
-        facts, records = _read_facts(con, source, file, partitions)
-        events, duplicates = _write_partitions(con, aside / "events", source.name)
-        reasons = _write_rejects(con, aside / "rejects.parquet")
+        facts, unpacked = checked(con, source, file, partitions), 0
+        if source.unpacks:
+            facts.create("all_facts")
+            facts = con.table("all_facts")
+            [(unpacked,)] = con.sql("select count(*) - count(distinct line) from all_facts").fetchall()
+        written = write_facts(_with_periods(facts, partitions), aside, source.name)
     with connect() as con:
         rows_in = source.count(con, file)
-    return {
-        "rows_in": rows_in,
-        "unpacked": facts - records,
-        "duplicates": duplicates,
-        "events": events,
-        "reasons": reasons,
-    }
+    return {"rows_in": rows_in, "unpacked": unpacked} | asdict(written)
 
 
-def _read_facts(
-    con: duckdb.DuckDBPyConnection, source: Source, file: RawFile, partitions: Partitions
-) -> tuple[int, int]:
-    """Make the table ``facts``, each partition's together; returns facts and records.
-
-    Of the columns it has those of the log. A refused fact has a reason, its line and its text, and no period.
-    """
-    facts = checked(con, source, file, partitions)
-    facts.create_view("checked_facts")
-    columns = [column for column in EVENT_COLUMNS if column in facts.columns and column != "user_id"]
-    con.execute(
-        f"""create table facts as
-        select
-            if(reason is null, {_period_sql(partitions.grain)}, null) as period,
-            event_id,
-            if(reason is null, user_id, null) as user_id,
-            {", ".join(columns)}, reason,
-            if(reason is null, null, left(raw, {LONGEST_RAW})) as raw,
-            {"line" if source.unpacks else "if(reason is null, null, line) as line"}
-        from checked_facts
-        order by period"""
-    )
-    records = "count(distinct line)" if source.unpacks else "count(*)"
-    [(rows, lines)] = con.sql(f"select count(*), {records} from facts").fetchall()
-    return rows, lines
+def _with_periods(facts: duckdb.DuckDBPyRelation, partitions: Partitions) -> pa.RecordBatchReader:
+    """Facts as ``write_facts`` asks for them."""
+    columns = [column for column in facts.columns if column != "raw"]
+    period = f"if(reason is null, {_period_sql(partitions.grain)}, null) as period"
+    raw = f"if(reason is null, null, left(raw, {LONGEST_RAW})) as raw"
+    return facts.project(", ".join([period, *columns, raw])).to_arrow_reader(ROW_GROUP)
 
 
 def _each_once(facts: str) -> str:
     """A select of facts in order of user, time and id, without those that follow their like: equal facts, equal ids."""
     again = "event_id = lag(event_id) over () and event_ts = lag(event_ts) over () as again"
     return f"select * exclude (again) from (select *, {again} from ({facts})) where again is not true"
-
-
-def _write_partitions(con: duckdb.DuckDBPyConnection, folder: Path, source: str) -> tuple[dict[str, int], int]:
-    """Write the usable rows of ``facts`` as one file of the published form a partition.
-
-    Returns the rows by the partition's key, and how many went since they were there already.
-    """
-    there = {name for name, *_ in con.sql("describe facts").fetchall()}
-    con.execute(f"create type source_name as enum ({literal(source)})")
-    known = {
-        "source": f"{literal(source)}::source_name",
-        "event_date": f"date '1970-01-01' + (epoch_us(event_ts) // {DAY_US})::integer",
-    }
-    columns = [
-        f"{known[name]} as {name}" if name in known else name if name in there else f"null as {name}"
-        for name in SCHEMAS["events"].names
-    ]
-
-    def write(period: str) -> int:
-        # Each partition alone: three keys sort in half the time of four.
-        rows = f"select * from facts where period = date '{period}' order by user_id, event_ts, event_id"
-        path = folder / f"{period}.parquet"
-        with con.cursor() as cursor:
-            copy_ordered(cursor, f"select {', '.join(columns)} from ({_each_once(rows)})", path, "events")
-        return int(pq.read_metadata(path).num_rows)
-
-    periods = "select period::varchar, count(*) from facts where period is not null group by period order by period"
-    came = dict(con.sql(periods).fetchall())
-    with ThreadPoolExecutor(WRITERS) as pool:  # what looks at a row and the one before it runs on one thread
-        written = dict(zip(came, pool.map(write, came), strict=True))
-    return written, sum(came.values()) - sum(written.values())
-
-
-def _write_rejects(con: duckdb.DuckDBPyConnection, path: Path) -> dict[str, int]:
-    """Write the refused rows of ``facts``; returns them by reason."""
-    refused = "select line, raw, reason from facts where reason is not null order by line, reason"
-    con.execute(f"copy ({refused}) to {literal(path)} (format parquet)")
-    reasons = con.sql("select reason, count(*) from facts where reason is not null group by reason")
-    return dict(sorted(reasons.fetchall()))
 
 
 def _merge(paths: Sequence[Path], out: Path) -> list[int]:

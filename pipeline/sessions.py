@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -100,7 +99,7 @@ def _is_plain(con: DuckDBPyConnection, partition: Partition) -> bool:
 def late_path(path: Path) -> Path:
     """Where the sessions of the users lie who were still there at a partition's end.
 
-    For logs that only say who acted on what and when, also of those who were there at the beginning.
+    For logs that only say who acted on what and when: the sessions near the beginning or the end.
     """
     return path.with_name(f"{path.stem}-late{path.suffix}")
 
@@ -297,8 +296,8 @@ def _build_plain(
 class _PlainLog:
     """Events that lie in the order in which ``pipeline.constructed`` asks for them, but for visits over midnight.
 
-    A user's day without an act near midnight has nothing to do with other days: it goes to the first file. The rows of
-    all other days come together in the table ``edges``; they are sorted, and make the second file.
+    A run of a user's acts that does not come near midnight has nothing to do with other days: its sessions go to the
+    first file. All others come together in the table ``edges``; they are sorted, and make the second file.
     """
 
     def __init__(self, con: DuckDBPyConnection, rules: _Rules) -> None:
@@ -312,24 +311,29 @@ class _PlainLog:
         self, partition: Partition, outs: tuple[Path, Path], published: Mapping[str, Path]
     ) -> tuple[str, dict[str, int]]:
         """What the first files of both tables are made from, and what they hold."""
-        with self.con.cursor() as con, self.con.cursor() as aside:
+        with self.con.cursor() as con:
             digest = (
                 f"select count(*), sum(event_id)::varchar, bit_xor(event_id) from events where {_inside(partition)}"
             )
             made_from = self.rules.made_from(con.sql(digest).fetchall())
-            put_aside = partial(_put_aside, aside, self.rules.gap_us)
-            rows = self._rows(con, _inside(partition))
             counts = _linked(published, *outs, made_from)
-            if counts is None:
-                return made_from, write_sessions(rows, self.rules.of(partition), *outs, put_aside)
-            for visits in whole_visits(rows):
-                put_aside(visits)
+            if counts is not None:
+                self._read_edges(con, _inside(partition))
+                return made_from, counts
+            edges = _Edges(self.rules.gap_us)
+            counts = write_sessions(self._rows(con, _inside(partition)), self.rules.of(partition), *outs, edges.take)
+            edges.insert(con)
             return made_from, counts
 
     def read_margin(self, margin: tuple[datetime, datetime]) -> None:
-        with self.con.cursor() as con, self.con.cursor() as aside:
-            for visits in whole_visits(self._rows(con, _between(*margin))):
-                _put_aside(aside, self.rules.gap_us, visits)
+        with self.con.cursor() as con:
+            self._read_edges(con, _between(*margin))
+
+    def _read_edges(self, con: DuckDBPyConnection, condition: str) -> None:
+        edges = _Edges(self.rules.gap_us)
+        for visits in whole_visits(self._rows(con, condition)):
+            edges.take(visits)
+        edges.insert(con)
 
     def write_late(self, partition: Partition, outs: tuple[Path, Path]) -> dict[str, int]:
         moments = (partition.start, partition.end, partition.start - NEAR, partition.end + NEAR)
@@ -349,14 +353,25 @@ class _PlainLog:
         return con.sql(sql_text("staging/constructed_rows"), params=self.rules.codes()).to_arrow_reader(ROW_GROUP)
 
 
-def _put_aside(con: DuckDBPyConnection, gap_us: int, rows: pa.Table) -> np.ndarray[Any, np.dtype[Any]]:
-    """Add the rows of days with an act near midnight to ``edges``; returns which they are."""
-    near = near_midnight(rows, gap_us)
-    if near.any():
-        con.register("near_rows", rows.filter(pa.array(near)))
-        con.execute("insert into edges from near_rows")
-        con.unregister("near_rows")
-    return near
+class _Edges:
+    """The rows of one partition or margin that are put aside."""
+
+    def __init__(self, gap_us: int) -> None:
+        self.gap_us = gap_us
+        self.taken: list[pa.Table] = []
+
+    def take(self, rows: pa.Table) -> np.ndarray[Any, np.dtype[Any]]:
+        """Keep the runs of acts that come near midnight; returns which rows these are."""
+        near = near_midnight(rows, self.gap_us)
+        self.taken.append(rows.filter(pa.array(near)))
+        return near
+
+    def insert(self, con: DuckDBPyConnection) -> None:
+        """Add them to ``edges``: at once, for each insertion takes milliseconds."""
+        if self.taken:
+            con.register("near_rows", pa.concat_tables(self.taken))
+            con.execute("insert into edges from near_rows")
+            con.unregister("near_rows")
 
 
 def _margins(partitions: Sequence[Partition]) -> list[tuple[datetime, datetime]]:

@@ -3,11 +3,12 @@
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -17,6 +18,7 @@ from models.feedback import Feedback
 from pipeline.errors import ConfigError
 from pipeline.schemas import EVENT_TYPES, SCHEMAS, TIME
 
+T = TypeVar("T")
 SQL = Path(__file__).parent.parent / "sql"
 ROW_GROUP = 122_880
 _ENUMS = {"event_type", "source", "feedback"}  # written from enums: the same text, without hashing every value
@@ -158,6 +160,25 @@ def write_parquet(path: Path, table: str, batches: Iterable[pa.RecordBatch]) -> 
             writer.write_table(typed, row_group_size=ROW_GROUP)
             rows += len(typed)
     return rows
+
+
+def ahead(batches: Iterator[T]) -> Iterator[T]:
+    """The same, each made in another thread while the one before it is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, batches, None)
+            yield batch
+
+
+def with_dictionaries(table: str, kinds: Mapping[str, pa.DataType]) -> pa.Schema:
+    """The published schema with text that is repeated as dictionaries (of ``kinds``): Parquet has the same for both."""
+    return pa.schema(
+        [
+            pa.field(column.name, pa.dictionary(kinds[column.name], pa.string())) if column.name in kinds else column
+            for column in SCHEMAS[table]
+        ]
+    )
 
 
 def read_table(files: Sequence[Path], table: str, columns: list[str] | None = None) -> pa.Table:

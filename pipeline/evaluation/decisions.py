@@ -41,6 +41,7 @@ from pipeline.evaluation.ope.policies import (
     open_candidates,
     slot_distributions,
 )
+from pipeline.evaluation.showings import Showings
 from pipeline.schemas import SCHEMAS
 from pipeline.task import TASK_TABLES, load_task
 from pipeline.trajectories import earlier, pad_left, page_states, place, ragged
@@ -66,6 +67,7 @@ def build_decisions(inputs: Mapping[str, Sequence[Path]], experiment: Experiment
         page_states(con, experiment)
         [(pooled,)] = con.sql("select count(*) from pools").fetchall()
         known = run_sql(con, "staging/decision_catalogue").to_arrow_table()
+        showings = Showings(run_sql(con, "staging/decision_showings").to_arrow_table())
         earlier_pages, pages = (
             _logged(con, split, most, experiment)
             for split, most in (("validation", experiment.ope.fit_pages), ("test", experiment.ope.pages))
@@ -75,7 +77,7 @@ def build_decisions(inputs: Mapping[str, Sequence[Path]], experiment: Experiment
     rows: Iterator[pa.RecordBatch] = iter(())
     bins, chances = SCHEMAS["ope_calibration"].empty_table(), SCHEMAS["ope_chances"].empty_table()
     if len(fit) and len(test):
-        inputs_of = Inputs(task)
+        inputs_of = Inputs(task, showings)
         behaviour, found = _behaviour(fit, test, pool, experiment, inputs_of)
         rows = _rows(test, behaviour, RewardModel(inputs_of).fit(fit), pool)
         drawn = test[slice(CALIBRATED)]
@@ -111,6 +113,7 @@ def _decisions(table: pa.Table, pool: str, known: pa.Table, experiment: Experime
         session_id=to_tensor(table["session_id"]),
         user_key=to_tensor(table["user_key"]),
         step=to_tensor(table["step"]),
+        hour=to_tensor(table["hour"]),
         state=_states(table, placed, experiment, task),
         items=torch.from_numpy(items.astype(np.int64)),
         keys=torch.from_numpy(keys.astype(np.int64)),
@@ -186,17 +189,23 @@ def _with_slates(decisions: Decisions, shown_keys: Tensor, shown: Tensor) -> Dec
 
 
 class Inputs:
-    """``PairFeatures`` of decisions, [n, R, F] float64; those of the user alone come last."""
+    """What models see of decisions: ``PairFeatures``, and how often the log had shown each candidate."""
 
-    def __init__(self, task: Task) -> None:
-        self.features, self.device = PairFeatures(task), task.device
+    def __init__(self, task: Task, showings: Showings) -> None:
+        self.features, self.showings, self.device = PairFeatures(task), showings, task.device
         self.of_pair = self.features.width - task.user_width - 3  # the rest is the same for all candidates
 
-    def __call__(self, decisions: Decisions) -> Floats:
+    def of_reward(self, decisions: Decisions) -> Floats:
+        """[n, R, F] float64; features of the user alone come last."""
         with torch.no_grad():
             part = decisions.to(self.device)
             found: Floats = self.features(part.state, part.items).cpu().double().numpy()
         return found
+
+    def of_choice(self, decisions: Decisions) -> Floats:
+        """[n, R, F] float64: what differs between the candidates of a page."""
+        showings = self.showings(decisions.keys.numpy(), decisions.hour.numpy())
+        return np.concatenate([self.of_reward(decisions)[:, :, : self.of_pair], showings], axis=2)
 
 
 def _behaviour(
@@ -216,16 +225,14 @@ def _behaviour(
         made = Behaviour(conditional, marginal_propensities(logits, slate), first, "logged")
         return made, slot_distributions(logits[some], slate[some])
     models = [
-        ConditionalLogit(marginal=marginal).fit(
-            inputs(fit)[:, :, : inputs.of_pair], fit.slate.numpy(), fit.mask.numpy()
-        )
+        ConditionalLogit(marginal=marginal).fit(inputs.of_choice(fit), fit.slate.numpy(), fit.mask.numpy())
         for marginal in (False, True)
     ]
     chances, marginals, first = _fitted(models, test, inputs)
     conditional, kind = (logged, "logged") if is_logged else (chances, "fitted")
     if is_logged and (slate.shape[1] == 1 or experiment.source.kind in MARGINAL_ONLY):
         marginals, kind = logged, "logged" if slate.shape[1] == 1 else "logged by slot"
-    found = models[0].distributions(inputs(test[some])[:, :, : inputs.of_pair], slate[some], mask[some])
+    found = models[0].distributions(inputs.of_choice(test[some]), slate[some], mask[some])
     return Behaviour(conditional, marginals, first, kind), found
 
 
@@ -234,7 +241,7 @@ def _fitted(models: Sequence[ConditionalLogit], test: Decisions, inputs: Inputs)
     found: list[tuple[Floats, Floats, Floats]] = []
     for start in range(0, len(test), CHUNK):
         part = test[slice(start, start + CHUNK)]
-        asked = inputs(part)[:, :, : inputs.of_pair], part.slate.numpy(), part.mask.numpy()
+        asked = inputs.of_choice(part), part.slate.numpy(), part.mask.numpy()
         conditional, marginal = (model.propensities(*asked) for model in models)
         found.append((conditional, marginal, models[0].distributions(*asked)[:, 0]))
     conditional, marginal, first = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -276,7 +283,7 @@ class RewardModel:
     def fit(self, decisions: Decisions) -> RewardModel:
         shown = (decisions.slate >= 0).numpy()
         chosen = np.maximum(decisions.slate.numpy(), 0)[:, :, None]
-        rows = np.take_along_axis(self.inputs(decisions), chosen, axis=1)[shown]  # [slots, F]
+        rows = np.take_along_axis(self.inputs.of_reward(decisions), chosen, axis=1)[shown]  # [slots, F]
         depth = np.broadcast_to(depths(shown.shape[1]), shown.shape)[shown][:, None]
         scaled = self.scaler.fit_transform(rows)
         self.ridge.fit(np.hstack([scaled, depth * scaled, depth]), decisions.rewards.numpy()[shown])
@@ -284,7 +291,7 @@ class RewardModel:
 
     def predict(self, decisions: Decisions) -> tuple[Floats, Floats]:
         """Level and trend of every candidate, [n, R] each."""
-        features = self.inputs(decisions)
+        features = self.inputs.of_reward(decisions)
         scaled = self.scaler.transform(features.reshape(-1, features.shape[2])).reshape(features.shape)
         level, trend = np.split(self.ridge.coef_[:-1], 2)
         return scaled @ level + self.ridge.intercept_, scaled @ trend + self.ridge.coef_[-1]

@@ -29,6 +29,7 @@ class Decisions(TensorBatch):
     session_id: Tensor  # [n] int64
     user_key: Tensor  # [n] int64
     step: Tensor  # [n] int64
+    hour: Tensor  # [n] int64, since 1970; 0 once published
     state: StateBatch
     items: Tensor  # [n, R] int64, dense index; 0 = not seen in the training window
     keys: Tensor  # [n, R] int64
@@ -94,6 +95,7 @@ def read_decisions(files: Sequence[Path], task: Task) -> Judged | None:
         session_id=to_tensor(table["session_id"]),
         user_key=to_tensor(table["user_key"]),
         step=to_tensor(table["step"]),
+        hour=torch.zeros(n, dtype=torch.int64),
         state=StateBatch(
             **{name: values if name == "user_features" else values.long() for name, values in state.items()},
             pages_seen=to_tensor(table["step"]),

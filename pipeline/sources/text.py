@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from pipeline.errors import ConfigError, DataError, nearest
-from pipeline.warehouse import literal, quote
+from pipeline.warehouse import ahead, literal, quote
 
 BLOCK = 1 << 22  # bytes read at a time
 PIECE = 1 << 13  # bytes unpacked at a time
@@ -158,7 +158,7 @@ def read_lines(con: DuckDBPyConnection, path: Path, encoding: str = "utf-8", onl
 
     It can be scanned once. ``only`` (sorted line numbers) limits it; nothing is read past the last of them.
     """
-    con.register("lines", pa.RecordBatchReader.from_batches(LINES, _batches(path, encoding, only)))
+    con.register("lines", pa.RecordBatchReader.from_batches(LINES, ahead(_batches(path, encoding, only))))
 
 
 def count_lines(path: Path) -> int:

@@ -133,12 +133,12 @@ def test_rows_are_cut_only_where_a_visit_ends(monkeypatch: pytest.MonkeyPatch, c
     assert (len(tables) > 3) == (chunk < 100)
 
 
-def test_a_day_with_an_act_near_midnight_is_told_from_the_others() -> None:
+def test_a_run_of_acts_near_midnight_is_told_from_the_others() -> None:
     gap = 10
     acts = [  # visit, microsecond, whether the visit may cross midnight
         (1, 10, False), (1, DAY - 11, False),
-        (1, DAY + 9, True), (1, DAY + 500, True),
-        (2, 300, True), (2, DAY - 10, True),
+        (1, DAY + 9, True), (1, DAY + 19, True), (1, DAY + 500, False),
+        (2, 300, False), (2, DAY - 21, False), (2, DAY - 10, True),
         (2, DAY + 10, False),
     ]  # fmt: skip
     visit, us, near = zip(*acts, strict=True)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
+from pipeline import facts
 from pipeline.conservation import check_conservation, check_reject_ceiling, ingest_counts, published_counts
 from pipeline.errors import DataError, StorageError
 from pipeline.experiment import Partitions, load_experiment
@@ -186,6 +188,24 @@ def test_a_record_that_parsing_lost_is_noticed(tmp_path: Path, monkeypatch: pyte
     assert check_conservation(log.counts(published), published) == [
         "ratings.a.dat: 6 records came in, but 2 events, 1 duplicates and 2 rejects make 5: 1 are missing. "
         "Ingest the file again."
+    ]
+
+
+def test_a_fact_that_writing_lost_is_missing_and_not_a_duplicate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = dirty(tmp_path)
+    publish = facts._published
+
+    def lose_a_user(rows: pa.Table, source: str) -> pa.Table:
+        return publish(rows.filter(pc.not_equal(rows["user_id"], "2")), source)
+
+    monkeypatch.setattr(facts, "_published", lose_a_user)
+    log.stage()
+    published = log.publish()
+    assert check_conservation(log.counts(published), published) == [
+        "ratings.a.dat: 5 records came in, but 1 events, 1 duplicates and 2 rejects make 4: 1 are missing. "
+        "Ingest the file again.",
     ]
 
 

@@ -39,6 +39,7 @@ def judged(seed: int = 0, kind: str = "logged") -> tuple[Judged, Floats]:
         session_id=session,
         user_key=session // 2,
         step=torch.arange(PAGES) % 2,
+        hour=torch.zeros(PAGES, dtype=torch.int64),
         state=replace(state, pages_seen=torch.arange(PAGES) % 2),
         items=torch.arange(1, R + 1).repeat(PAGES, 1),
         keys=torch.arange(1, R + 1).repeat(PAGES, 1),

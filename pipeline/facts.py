@@ -1,0 +1,185 @@
+"""Facts to files: one of the published form a partition, sorted and each fact once, and one of what was refused.
+
+The facts are laid on piles, one a partition, as they come; then each pile is sorted alone, which takes less than to
+sort them all. What a log has none of, or only one of, is added when a pile is written.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.schemas import TIME
+from pipeline.warehouse import ROW_GROUP, ahead, connect, with_dictionaries
+
+DAY_US = 86_400_000_000
+CHUNK = 1 << 20  # facts that are divided among the piles at a time
+LARGEST = 1 << 24  # facts that are sorted in memory; DuckDB sorts a larger pile, where it must on disk
+WRITERS = 2  # partitions that are written at a time
+SCHEMA = with_dictionaries("events", {"event_type": pa.int8(), "source": pa.int8()})
+IDENTITY = ["event_id", "event_ts"]  # of a fact: its id is a hash of it
+DICTIONARIES = ["user_id", "event_type", "source", "event_date"]  # columns of few values, or of the same ones in a row
+REJECTS = pa.schema({"line": pa.int64(), "raw": pa.string(), "reason": pa.string()})
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of facts, each counted where it was decided."""
+
+    events: dict[str, int]  # rows of the partitions' files, by their keys
+    duplicates: int  # facts that were there already
+    reasons: dict[str, int]  # refused facts
+
+
+def write_facts(batches: Iterable[pa.RecordBatch], folder: Path, source: str) -> Written:
+    """Write ``events/<partition>.parquet`` and ``rejects.parquet``.
+
+    The batches have the ``period`` of a fact (the first day of its partition; null if it was refused), the columns of
+    ``events`` that the log has, and ``line``, ``raw`` and ``reason`` of what was refused.
+    """
+    piles, events = folder / "piles", folder / "events"
+    piles.mkdir()
+    events.mkdir()
+    reasons: Counter[str] = Counter()
+    with pq.ParquetWriter(folder / "rejects.parquet", REJECTS) as rejects:
+        for facts in ahead(_chunks(batches)):
+            refused = facts.filter(facts["reason"].is_valid()).select(REJECTS.names)
+            rejects.write_table(refused.cast(REJECTS))
+            reasons.update(refused["reason"].to_pylist())
+            _lay(facts.filter(facts["reason"].is_null()).drop_columns(REJECTS.names), piles)
+    paths = {pile: events / f"{pile.name}.parquet" for pile in sorted(piles.iterdir())}
+    with ThreadPoolExecutor(WRITERS) as pool:
+        duplicates = sum(pool.map(lambda pile: _write_events(pile, paths[pile], source), paths))
+    piles.rmdir()
+    written = {path.stem: int(pq.read_metadata(path).num_rows) for path in paths.values()}
+    return Written(written, duplicates, dict(sorted(reasons.items())))
+
+
+def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= CHUNK:
+            yield pa.Table.from_batches(waiting).combine_chunks()
+            waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting).combine_chunks()
+
+
+def _lay(facts: pa.Table, piles: Path) -> None:
+    """Append facts to the piles of their partitions, in the order in which they came."""
+    days = facts["period"].cast(pa.int32()).to_numpy()
+    order = np.argsort(days.astype(np.int16), kind="stable")  # two bytes are sorted digit by digit
+    facts, days = facts.drop_columns("period").take(pa.array(order)), days[order]
+    borders = (np.flatnonzero(np.diff(days)) + 1).tolist()
+    for start, end in pairwise([0, *borders, len(days)] if len(days) else []):
+        pile = piles / str(np.datetime64(int(days[start]), "D"))
+        with pile.open("ab") as file, pa.ipc.new_stream(file, facts.schema) as stream:
+            stream.write_table(facts.slice(start, end - start))
+
+
+def _laid(pile: Path) -> pa.Table:
+    """What was laid on a pile."""
+    tables = []
+    with pa.memory_map(str(pile)) as file:
+        while file.tell() < file.size():
+            tables.append(pa.ipc.open_stream(file).read_all())
+    return pa.concat_tables(tables)
+
+
+def _write_events(pile: Path, path: Path, source: str) -> int:
+    """Write one partition; returns how many of its facts were there already."""
+    facts = _laid(pile)
+    pile.unlink()
+    duplicates, before = 0, facts.select(IDENTITY).slice(0, 0)
+    with pq.ParquetWriter(path, SCHEMA, compression="lz4", use_dictionary=DICTIONARIES, store_schema=False) as writer:
+        for rows in _in_order(facts):
+            known = pa.concat_tables([before, rows.select(IDENTITY)])
+            is_again = _is_again(known)[len(before) :]
+            before = known.slice(len(known) - 1)
+            duplicates += int(is_again.sum())
+            writer.write_table(_published(rows.filter(pa.array(~is_again)) if is_again.any() else rows, source))
+    return duplicates
+
+
+def _in_order(facts: pa.Table) -> Iterator[pa.Table]:
+    """Facts in order of user, time and id, ROW_GROUP at a time; equal ones as they came."""
+    if len(facts) <= LARGEST:
+        facts = facts.combine_chunks()
+        order = _order(facts)
+        for start in range(0, len(order), ROW_GROUP):
+            yield facts.take(pa.array(order[start : start + ROW_GROUP]))
+        return
+    facts = facts.append_column("place", pa.array(np.arange(len(facts))))
+    with connect() as con:
+        con.register("facts", facts)
+        types = "event_type::event_type as event_type"  # an enum, as it was laid
+        ordered = con.sql(f"select * replace ({types}) from facts order by user_id, event_ts, event_id, place")
+        batches = (pa.Table.from_batches([batch]) for batch in ordered.to_arrow_reader(ROW_GROUP))
+        yield from _row_groups(batches)
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, ROW_GROUP at a time."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= ROW_GROUP:
+            rows = pa.concat_tables(waiting)
+            yield rows.slice(0, ROW_GROUP)
+            waiting = [rows.slice(ROW_GROUP)]
+    if any(map(len, waiting)):
+        yield pa.concat_tables(waiting)
+
+
+def _order(facts: pa.Table) -> Array:
+    """[N] the places of facts in order of user, time and id; of equal facts the first comes first.
+
+    User and time are sorted as one number of 64 bits if they fit, and the id only where these are the same.
+    """
+    users = facts["user_id"].combine_chunks().dictionary_encode()
+    rank = np.empty(len(users.dictionary), np.uint64)  # [U]
+    rank[pc.sort_indices(users.dictionary).to_numpy()] = np.arange(len(rank))
+    user = rank[users.indices.to_numpy()]  # [N]
+    us, ids = facts["event_ts"].cast(pa.int64()).to_numpy(), facts["event_id"].to_numpy()
+    bits = int(us.max() - us.min()).bit_length()
+    if bits + len(rank).bit_length() > 64:
+        return np.lexsort((ids, us, user))
+    key = user << np.uint64(bits) | (us - us.min()).astype(np.uint64)
+    order = np.argsort(key)
+    is_same = key[order[1:]] == key[order[:-1]]
+    tied = np.flatnonzero(np.append(is_same, False) | np.append(False, is_same))
+    places = np.sort(order[tied])
+    order[tied] = places[np.lexsort((ids[places], key[places]))]
+    return order
+
+
+def _is_again(rows: pa.Table) -> Array:
+    """[N] whether a row is the same as the one before it."""
+    is_again = np.arange(len(rows)) > 0
+    for column in rows.columns:
+        values = column.to_numpy()
+        is_again[1:] &= values[1:] == values[:-1]
+    return is_again
+
+
+def _published(rows: pa.Table, source: str) -> pa.Table:
+    """The columns of ``events``."""
+    names = pa.DictionaryArray.from_arrays(np.zeros(len(rows), np.int8), [source])
+    days = rows["event_ts"].cast(TIME).cast(pa.int64()).to_numpy() // DAY_US
+    known = {"source": names, "event_date": pa.array(days, pa.int32())}
+    known |= {name: rows[name] for name in rows.column_names}
+    columns = [
+        known[column.name].cast(column.type) if column.name in known else pa.nulls(len(rows), column.type)
+        for column in SCHEMA
+    ]
+    return pa.table(columns, schema=SCHEMA)
