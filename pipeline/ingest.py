@@ -52,7 +52,8 @@ def content_hashes(files: Sequence[RawFile], staging: Path) -> list[str]:
     found = {key: known.get(key) or _content_hash(path) for path, key in keys.items()}
     if found != known:
         write_atomically(cache, json.dumps(found, indent=1, sort_keys=True))
-    return [_digest(file, {path: found[key] for path, key in keys.items()}) for file in files]
+    hashes = {path: found[key] for path, key in keys.items()}
+    return [_digest(file, hashes) for file in files]
 
 
 def _digest(file: RawFile, hashes: Mapping[Path, str]) -> str:
