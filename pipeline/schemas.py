@@ -226,7 +226,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "simulator_answers": _schema(  # one row a prediction that the gate judged a user model by
         simulator=pa.string(),
         head=pa.string(),  # click: a shown item; exit: a page
-        session=pa.int32(),  # its number in the judged window, from 0
+        session_id=pa.int64(),
         row=pa.int64(),  # number of the prediction within its head, from 0, in the order of showing within a session
         group=pa.string(),  # decile of the item's popularity, 1 = least shown; null for an exit
         predicted=pa.float64(),  # probability of a positive answer, or of leaving
@@ -234,7 +234,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "simulator_twins": _schema(  # one row a simulated session beside the logged one whose pages it was shown
         simulator=pa.string(),
-        session=pa.int32(),  # number of the logged one in the judged window, from 0
+        session_id=pa.int64(),  # of the logged one
         twin=pa.int32(),  # number of the simulated one, from 0
         logged_pages=pa.int32(),  # that the user saw
         logged_ended=pa.bool_(),  # False: a length cap cut it

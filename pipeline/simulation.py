@@ -261,6 +261,7 @@ def _batch(table: pa.Table, positives: int) -> SessionBatch:
         page_end=padded("page_end").bool(),
         terminated=torch.from_numpy(table["terminated"].to_numpy().copy()),
         initial_items=torch.from_numpy(pad_left(table["initial_items"], positives).astype(np.int64)),
+        session_id=torch.from_numpy(table["session_id"].to_numpy().copy()),
     )
 
 

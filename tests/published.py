@@ -196,7 +196,7 @@ def _reliability() -> list[dict[str, Any]]:
 def _simulator_answers() -> list[dict[str, Any]]:
     """Two sessions of two pages of two items, the last page without a positive answer."""
     return [
-        {"simulator": name, "head": head, "session": row * 2 // n, "row": row, "group": group,
+        {"simulator": name, "head": head, "session_id": row * 2 // n, "row": row, "group": group,
          "predicted": 0.1 * (row + 1), "observed": row % 2 == 1 and row < 6}
         for name in ("rnn", "attention")
         for head, n, group in (("click", 8, "1"), ("exit", 4, None))
@@ -207,7 +207,7 @@ def _simulator_answers() -> list[dict[str, Any]]:
 def _simulator_twins() -> list[dict[str, Any]]:
     """Each of the two sessions has two twins; the first of them stays a page longer."""
     return [
-        {"simulator": name, "session": twin % 2, "twin": twin, "logged_pages": 2, "logged_ended": True,
+        {"simulator": name, "session_id": twin % 2, "twin": twin, "logged_pages": 2, "logged_ended": True,
          "simulated_pages": 3 if twin == 0 else 2, "simulated_ended": True, "logged_rate": 0.5,
          "simulated_rate": 0.25 * twin}
         for name in ("rnn", "attention")

@@ -45,6 +45,7 @@ class SessionBatch(TensorBatch):
     page_end: Tensor  # [B, L] bool, the last item of a page
     terminated: Tensor  # [B] bool, the user left after the last page; False where a length cap cut the session
     initial_items: Tensor | None = None  # [B, N] int64, as in StateBatch: positives of earlier sessions
+    session_id: Tensor | None = None  # [B] int64, of the log
 
     def __len__(self) -> int:
         return len(self.terminated)

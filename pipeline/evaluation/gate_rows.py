@@ -1,6 +1,6 @@
 """The rows that the gate's numbers are computed from: each judged prediction, and each session with its twins.
 
-A session goes by its number in the judged window. Shapes: S sessions, L shown items, n predictions.
+Shapes: S sessions, L shown items, n predictions.
 """
 
 import numpy as np
@@ -16,6 +16,7 @@ from pipeline.schemas import SCHEMAS
 def answer_rows(
     name: str,
     head: str,
+    sessions: SessionBatch,
     judged: Tensor,
     labels: Flags,
     p: Floats,
@@ -25,7 +26,7 @@ def answer_rows(
     columns = {
         "simulator": pa.repeat(name, len(p)),
         "head": pa.repeat(head, len(p)),
-        "session": judged.nonzero()[:, 0].numpy(),
+        "session_id": _ids(sessions)[judged.nonzero()[:, 0].numpy()],
         "row": np.arange(len(p)),
         "group": pa.nulls(len(p), pa.string()) if groups is None else groups.astype(str),
         "predicted": p,
@@ -38,7 +39,7 @@ def twin_rows(name: str, twins: Twins, sessions: SessionBatch) -> pa.Table:
     """``simulator_twins``, a row a twin."""
     columns = {
         "simulator": pa.repeat(name, len(twins.user)),
-        "session": twins.user,
+        "session_id": _ids(sessions)[twins.user],
         "twin": np.arange(len(twins.user)),
         "logged_pages": exit_labels(sessions)[0].sum(dim=1).numpy()[twins.user],
         "logged_ended": sessions.terminated.numpy()[twins.user],
@@ -48,3 +49,8 @@ def twin_rows(name: str, twins: Twins, sessions: SessionBatch) -> pa.Table:
         "simulated_rate": twins.rate,
     }
     return pa.table(columns, schema=SCHEMAS["simulator_twins"])
+
+
+def _ids(sessions: SessionBatch) -> NDArray[np.int64]:
+    """The log's ids of the sessions [S]; where they are not known, their numbers."""
+    return np.arange(len(sessions)) if sessions.session_id is None else sessions.session_id.cpu().numpy()

@@ -130,8 +130,8 @@ def judge(
     ]
     plots = [("click", "all", *clicks), *((("exit", "all", *exits),) if exits else ())]
     plots += [("click", str(d), clicks[0][groups == d], clicks[1][groups == d]) for d in np.unique(groups)]
-    answers = [answer_rows(name, "click", sessions.feedback > 0, *clicks, groups)]
-    answers += [answer_rows(name, "exit", exit_labels(sessions)[0], *exits)] if exits else []
+    answers = [answer_rows(name, "click", sessions, sessions.feedback > 0, *clicks, groups)]
+    answers += [answer_rows(name, "exit", sessions, exit_labels(sessions)[0], *exits)] if exits else []
     bins = [bin for plot in plots for bin in _bins(*plot)]
     return _report(name, findings, bins, pa.concat_tables(answers), twin_rows(name, twins, sessions))
 

@@ -67,17 +67,17 @@ rates as (
     select
         simulator,
         'session' as head,
-        count(distinct session) as n_rows,
+        count(distinct session_id) as n_rows,
         avg(simulated_rate) as positive_rate,
         abs(avg(simulated_rate) / nullif(avg(logged_rate), 0) - 1) as positive_rate_gap
     from simulator_twins
     group by simulator
 ),
 lives as (
-    select distinct simulator, session, true as logged, session as unit, logged_pages as pages, logged_ended as ended
+    select distinct simulator, session_id, true as logged, session_id as unit, logged_pages as pages, logged_ended as ended
     from simulator_twins
     union all
-    select simulator, session, false as logged, twin as unit, simulated_pages as pages, simulated_ended as ended
+    select simulator, session_id, false as logged, twin as unit, simulated_pages as pages, simulated_ended as ended
     from simulator_twins
 ),
 hazards as (  -- of Kaplan and Meier: who ends after so many pages, of those who reached them

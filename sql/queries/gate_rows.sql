@@ -3,7 +3,7 @@
 select
     simulator,
     head,
-    session,
+    session_id,
     row,
     "group",
     predicted,
@@ -20,7 +20,7 @@ union all by name
 select
     simulator,
     'session' as head,
-    session,
+    session_id,
     twin as row,
     logged_pages,
     simulated_pages,

@@ -307,11 +307,11 @@ def test_the_rows_are_the_predictions_in_the_order_of_showing_and_the_twins_of_a
     shown, ends = (mask.numpy() for mask in (window.feedback > 0, window.page_end))
     for head, judged_here in (("click", shown), ("exit", ends)):
         rows, (labels, p) = answers[answers["head"] == head], Shop().predict(window)[head]
-        np.testing.assert_array_equal(rows["session"], np.repeat(np.arange(150), judged_here.sum(axis=1)))
+        np.testing.assert_array_equal(rows["session_id"], np.repeat(np.arange(150), judged_here.sum(axis=1)))
         np.testing.assert_array_equal(rows["observed"], labels)
         np.testing.assert_array_equal(rows["predicted"], p)
         assert rows["group"].isna().all() == (head == "exit")
-    by_session = twins.groupby("session")[["logged_pages", "logged_ended"]]
+    by_session = twins.groupby("session_id")[["logged_pages", "logged_ended"]]
     assert (by_session.size() == 14).all()  # twins of each session, for 2,000 in all
     np.testing.assert_array_equal(by_session.first()["logged_pages"], ends.sum(axis=1))
     np.testing.assert_array_equal(by_session.first()["logged_ended"], window.terminated)
