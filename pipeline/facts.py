@@ -18,11 +18,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.schemas import TIME
-from pipeline.warehouse import ROW_GROUP, ahead, connect, with_dictionaries
+from pipeline.warehouse import ROW_GROUP, ahead, connect, memory_limit, with_dictionaries
 
 DAY_US = 86_400_000_000
 CHUNK = 1 << 20  # facts that are divided among the piles at a time
-LARGEST = 1 << 24  # facts that are sorted in memory; DuckDB sorts a larger pile, where it must on disk
+LARGEST = 1 << 30  # bytes of a pile that is sorted in memory, where that allows it: an Arrow column of text holds two
+TIMES = 4  # what sorting takes of memory, in piles; DuckDB sorts a pile that is too large, where it must on disk
 WRITERS = 2  # partitions that are written at a time
 SCHEMA = with_dictionaries("events", {"event_type": pa.int8(), "source": pa.int8()})
 IDENTITY = ["event_id", "event_ts"]  # of a fact: its id is a hash of it
@@ -57,8 +58,9 @@ def write_facts(batches: Iterable[pa.RecordBatch], folder: Path, source: str) ->
             reasons.update(refused["reason"].to_pylist())
             _lay(facts.filter(facts["reason"].is_null()).drop_columns(REJECTS.names), piles)
     paths = {pile: events / f"{pile.name}.parquet" for pile in sorted(piles.iterdir())}
+    largest = min(LARGEST, memory_limit(WRITERS) // TIMES)
     with ThreadPoolExecutor(WRITERS) as pool:
-        duplicates = sum(pool.map(lambda pile: _write_events(pile, paths[pile], source), paths))
+        duplicates = sum(pool.map(lambda pile: _write_events(pile, paths[pile], source, largest), paths))
     piles.rmdir()
     written = {path.stem: int(pq.read_metadata(path).num_rows) for path in paths.values()}
     return Written(written, duplicates, dict(sorted(reasons.items())))
@@ -96,13 +98,13 @@ def _laid(pile: Path) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _write_events(pile: Path, path: Path, source: str) -> int:
+def _write_events(pile: Path, path: Path, source: str, largest: int) -> int:
     """Write one partition; returns how many of its facts were there already."""
-    facts = _laid(pile)
+    facts, fits = _laid(pile), pile.stat().st_size <= largest
     pile.unlink()
     duplicates, before = 0, facts.select(IDENTITY).slice(0, 0)
     with pq.ParquetWriter(path, SCHEMA, compression="lz4", use_dictionary=DICTIONARIES, store_schema=False) as writer:
-        for rows in _in_order(facts):
+        for rows in _sorted(facts) if fits else _sorted_by_duckdb(facts):
             known = pa.concat_tables([before, rows.select(IDENTITY)])
             is_again = _is_again(known)[len(before) :]
             before = known.slice(len(known) - 1)
@@ -111,16 +113,18 @@ def _write_events(pile: Path, path: Path, source: str) -> int:
     return duplicates
 
 
-def _in_order(facts: pa.Table) -> Iterator[pa.Table]:
+def _sorted(facts: pa.Table) -> Iterator[pa.Table]:
     """Facts in order of user, time and id, ROW_GROUP at a time; equal ones as they came."""
-    if len(facts) <= LARGEST:
-        facts = facts.combine_chunks()
-        order = _order(facts)
-        for start in range(0, len(order), ROW_GROUP):
-            yield facts.take(pa.array(order[start : start + ROW_GROUP]))
-        return
+    facts = facts.combine_chunks()
+    order = _order(facts)
+    for start in range(0, len(order), ROW_GROUP):
+        yield facts.take(pa.array(order[start : start + ROW_GROUP]))
+
+
+def _sorted_by_duckdb(facts: pa.Table) -> Iterator[pa.Table]:
+    """The same within the memory that a writer may take."""
     facts = facts.append_column("place", pa.array(np.arange(len(facts))))
-    with connect() as con:
+    with connect(workers=WRITERS) as con:
         con.register("facts", facts)
         types = "event_type::event_type as event_type"  # an enum, as it was laid
         ordered = con.sql(f"select * replace ({types}) from facts order by user_id, event_ts, event_id, place")

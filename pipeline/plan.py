@@ -46,6 +46,7 @@ HISTORY = "history"  # the table that no step makes: publishing results adds to 
 PRODUCTION = "logging"  # the ranker that made the log: a row of legs 2 (storefront) and 3 without being an agent
 # Of the budget: what no agent's training reads.
 NOT_TRAINING = {"bootstrap", "simulator_steps", "rollout_users", "proof_logs"}
+TOGETHER = (("impressions", "sessions"), ("items", "users"), ("rankings", "rerank"))  # tables that one asset makes
 RAW_KINDS = {"entities": {"items", "users"}, "pools": {"pools"}}  # tables that are made of raw files of some kinds
 READ_BY_THE_SOURCE = {"manifest", "entities", "rollout", "goal_sweep"}  # the last two: its truth, where it has one
 LIBRARIES = ("duckdb", "numpy", "pandas", "pyarrow", "scikit-learn", "torch", "d3rlpy", "dagster")
@@ -340,6 +341,12 @@ class Plan:
                     self._staged[version].setdefault(key, {})[row["path"]] = folders[row["path"]]
         return self._staged[version].get(part, {})
 
+    def unstage(self) -> None:
+        """Forget what was parsed of the raw files: the next run parses them all."""
+        for folder in self.staged().values():
+            shutil.rmtree(folder, ignore_errors=True)
+        self.store.unpublish("manifest", [WHOLE])
+
     @property
     def manifest(self) -> list[dict[str, Any]]:
         """The rows of the current manifest."""
@@ -364,7 +371,7 @@ class Plan:
         return {key: path for key, version in versions.items() for path in version.files}
 
     def stale(self, table: str, parts: Iterable[str] | None = None) -> list[str]:
-        """The parts of a table that are not published with their present fingerprint, or failed a check."""
+        """The parts of a table that are not published with their present fingerprint."""
         if table != "manifest" and self.stale("manifest"):
             return list(parts or self.parts(table))
         found = []
@@ -373,13 +380,17 @@ class Plan:
         for part in self.parts(table) if parts is None else parts:
             current = published.get(part)
             missing = beside is not None and not beside.exists()
-            if missing or current is None or current.doubted or current.fingerprint != self.fingerprint(table, part):
+            there = current if current and current.folder.exists() and not missing else None
+            if there is None or there.fingerprint != self.fingerprint(table, part):
                 found.append(part)
         return found
 
     def stale_tables(self) -> dict[str, list[str]]:
-        """Every table with stale parts, in the order of the flow."""
+        """Every table with stale parts, in the order of the flow; where one is, so are those made together with it."""
         found = {table: self.stale(table) for table in STEPS}
+        for tables in TOGETHER:
+            union = {part for table in tables for part in found[table]}
+            found |= {table: [part for part in self.parts(table) if part in union] for table in tables}
         return {table: parts for table, parts in found.items() if parts}
 
     def next_run(self) -> dict[str, list[str]]:

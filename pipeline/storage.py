@@ -25,7 +25,6 @@ from pipeline.experiment import PROJECT
 from pipeline.warehouse import SQL
 
 WHOLE = "all"
-DOUBTED = "failed-a-check"  # the mark in the folder of a version
 KEPT_VERSIONS = 2
 
 
@@ -108,10 +107,9 @@ class Version:
     fingerprint: str
     folder: Path
 
-    @property
-    def doubted(self) -> bool:
-        """Whether it failed a check."""
-        return (self.folder / DOUBTED).exists()
+    def passed(self, check: str) -> bool:
+        """Whether a check has found nothing to object to."""
+        return (self.folder / f"passed-{check}").exists()
 
     @property
     def files(self) -> list[Path]:
@@ -179,8 +177,8 @@ class Store:
         for part, name in fingerprints.items():
             target = self._version(table, part, name).folder
             target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():  # left by a run that was killed before it reached the manifest
-                shutil.rmtree(target)
+            if target.exists():  # it is made again, or a killed run left it
+                target.rename(aside / f"{part}-before")  # gone with the scratch folder
             (aside / part).rename(target)
             kept = [name, *(old for old in manifest.get(part, []) if old != name)]
             manifest[part], dropped = kept[:KEPT_VERSIONS], kept[KEPT_VERSIONS:]
@@ -189,10 +187,18 @@ class Store:
         for folder in retired:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def doubt(self, table: str, parts: Iterable[str]) -> None:
-        """Mark the current versions of ``parts`` as having failed a check; made again, they are without the mark."""
+    def passed(self, table: str, parts: Iterable[str], check: str) -> None:
+        """Note in the current versions of ``parts`` that they have passed a check."""
         for version in self.published(table, parts).values():
-            (version.folder / DOUBTED).touch()
+            (version.folder / f"passed-{check}").touch()
+
+    def unpublish(self, table: str, parts: Iterable[str]) -> None:
+        """Forget ``parts``, as if they had never been published; their files stay until garbage is collected."""
+        home = self.root / table
+        with FileLock(home / ".lock"):
+            gone = set(parts)
+            kept = {part: names for part, names in self._manifest(table).items() if part not in gone}
+            write_atomically(home / "manifest.json", json.dumps(kept, indent=1, sort_keys=True))
 
     def collect_garbage(self) -> list[Path]:
         """Remove every version folder that no manifest names, and what a killed run left; returns what went."""

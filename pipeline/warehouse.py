@@ -21,6 +21,7 @@ from pipeline.schemas import EVENT_TYPES, SCHEMAS, TIME
 T = TypeVar("T")
 SQL = Path(__file__).parent.parent / "sql"
 ROW_GROUP = 122_880
+_UNITS = {"bytes": 1} | {f"{letter}iB": 1 << 10 * power for power, letter in enumerate("KMGT", start=1)}
 _ENUMS = {"event_type", "source", "feedback"}  # written from enums: the same text, without hashing every value
 _DUCKDB_TYPES = {
     pa.string(): "varchar",
@@ -89,6 +90,14 @@ def connect(
         for name, files in (inputs or {}).items():
             view(con, name, files)
         yield con
+
+
+def memory_limit(workers: int = 1) -> int:
+    """What each of ``workers`` may hold in memory, in bytes: of HINDSIGHT_MEMORY, or of DuckDB's own limit."""
+    with connect(workers=workers) as con:
+        [(limit,)] = con.execute("select current_setting('memory_limit')").fetchall()  # as 18.8 GiB
+    number, unit = limit.split()
+    return int(float(number) * _UNITS[unit])
 
 
 def view(con: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path]) -> None:

@@ -1,8 +1,8 @@
 """Blocking checks of the data's integrity, and the gates, which do not block.
 
-A failed blocking check stops the run and leaves a mark on what it judged: the next run makes that anew and checks it
-anew. Of a table by periods a run checks the periods that it is about: parts are immutable, and each was checked by the
-run that made it. So the checks of a new day cost the same with a long history as without.
+A check judges the published parts that have not passed it yet (all of them, where all have), so that a new day is
+checked at the cost of that day, and nothing goes unchecked for good because a run was killed. What fails is published
+no more: the run stops, and the next one makes it anew and checks it anew.
 """
 
 from typing import Any
@@ -16,10 +16,20 @@ from pipeline.schemas import SCHEMAS
 from pipeline.storage import Store
 
 
-def judged(plan: Plan, table: str, parts: list[str], problems: list[str], **metadata: Any) -> dg.AssetCheckResult:
-    """The verdict of a blocking check of ``parts``, which are stale from now on where there are problems."""
+def to_judge(plan: Plan, table: str, check: str) -> list[str]:
+    """The published parts that have not passed the check; all of them where all have: then somebody asks again."""
+    versions = plan.store.published(table, plan.parts(table) if STEPS[table].kind == "time" else None)
+    return [part for part, version in versions.items() if not version.passed(check)] or list(versions)
+
+
+def judged(
+    plan: Plan, table: str, check: str, parts: list[str], problems: list[str], **metadata: Any
+) -> dg.AssetCheckResult:
+    """The verdict of a blocking check of ``parts``."""
     if problems:
-        plan.store.doubt(table, parts)
+        plan.store.unpublish(table, parts)
+    else:
+        plan.store.passed(table, parts, check)
     return verdict(problems, **metadata)
 
 
@@ -32,17 +42,6 @@ def verdict(problems: list[str], **metadata: Any) -> dg.AssetCheckResult:
     )
 
 
-def parts_of_run(context: dg.AssetCheckExecutionContext, plan: Plan, table: str) -> list[str]:
-    """The published parts of a table that the run is about: all of them where it is about no partitions."""
-    if STEPS[table].kind != "time":
-        return plan.store.parts(table)
-    parts = list(plan.store.published(table, plan.parts(table)))
-    if not (context.has_partition_key or context.has_partition_key_range):
-        return parts
-    span = context.partition_key_range
-    return [part for part in parts if span.start <= part <= span.end]
-
-
 def schema_check(table: str) -> dg.AssetChecksDefinition:
     """The published files of a table have exactly the columns and types of schemas.py."""
 
@@ -52,13 +51,13 @@ def schema_check(table: str) -> dg.AssetChecksDefinition:
         blocking=True,
         description="The published files have exactly the columns and types of schemas.py.",
     )
-    def schema(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    def schema() -> dg.AssetCheckResult:
         from pipeline.checks import check_schema
 
         plan = Plan(EXPERIMENT)
-        parts = parts_of_run(context, plan, table)
+        parts = to_judge(plan, table, "schema")
         files = plan.store.files(table, parts)
-        return judged(plan, table, parts, check_schema(files, table), files=len(files))
+        return judged(plan, table, "schema", parts, check_schema(files, table), files=len(files))
 
     return schema
 
@@ -69,25 +68,27 @@ schema_checks = [schema_check(table) for table in STEPS if table in SCHEMAS]
 
 
 @dg.asset_check(asset=key("events"), blocking=True, description="Rows in = events + duplicates + rejects.")
-def conservation(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+def conservation() -> dg.AssetCheckResult:
     from pipeline.conservation import check_conservation, ingest_counts, published_counts
 
     plan = Plan(EXPERIMENT)
     events = plan.event_files()  # counted anew: the published counts are made after this check
     problems = check_conservation(ingest_counts(plan.staged(), published_counts(events)), events)
-    return judged(plan, "events", parts_of_run(context, plan, "events"), problems)
+    if problems:  # rows may have gone when a file was staged: all are parsed again
+        plan.unstage()
+    return judged(plan, "events", "conservation", to_judge(plan, "events", "conservation"), problems)
 
 
 @dg.asset_check(
     asset=key("events"), blocking=True, description="No raw file was refused beyond the ceiling, ingest.max_rejects."
 )
-def reject_ceiling(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+def reject_ceiling() -> dg.AssetCheckResult:
     from pipeline.conservation import check_reject_ceiling, ingest_counts, published_counts
 
     plan = Plan(EXPERIMENT)
     counts = ingest_counts(plan.staged(), published_counts(plan.event_files()))
     problems = check_reject_ceiling(counts, EXPERIMENT.ingest.max_rejects)
-    return judged(plan, "events", parts_of_run(context, plan, "events"), problems)
+    return judged(plan, "events", "reject_ceiling", to_judge(plan, "events", "reject_ceiling"), problems)
 
 
 @dg.asset_check(asset=key("splits"), blocking=True, description="Train lies before validation, validation before test.")
@@ -96,16 +97,18 @@ def split_order() -> dg.AssetCheckResult:
 
     plan = Plan(EXPERIMENT)
     sessions, impressions, splits = map(plan.store.files, ("sessions", "impressions", "splits"))
-    return judged(plan, "splits", plan.store.parts("splits"), check_splits(sessions, impressions, splits))
+    problems = check_splits(sessions, impressions, splits)
+    return judged(plan, "splits", "split_order", plan.store.parts("splits"), problems)
 
 
 @dg.asset_check(asset=key("features"), blocking=True, description="No feature counts what came at its time or later.")
-def no_future_in_features(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+def no_future_in_features() -> dg.AssetCheckResult:
     from pipeline.features import check_features
 
     plan = Plan(EXPERIMENT)
     described = plan.store.require("entities").folder / "items.parquet"
-    parts = [part for part in parts_of_run(context, plan, "features") if not as_before(plan.store, "features", part)]
+    judging = to_judge(plan, "features", "no_future_in_features")
+    parts = [part for part in judging if not as_before(plan.store, "features", part, "no_future_in_features")]
     some = parts[:: -max(1, len(parts) // CHECKED_PARTITIONS)]  # the newest first
     problems = []
     for part in some:
@@ -114,13 +117,14 @@ def no_future_in_features(context: dg.AssetCheckExecutionContext) -> dg.AssetChe
         )
         features = plan.store.files("features", [part])
         problems += check_features(features, impressions, described, mentions=mentions)
-    return judged(plan, "features", parts, problems, partitions=len(some))
+    return judged(plan, "features", "no_future_in_features", judging, problems, partitions=len(some))
 
 
-def as_before(store: Store, table: str, part: str) -> bool:
-    """Whether a part is the very file of the version before it, linked since nothing that it is made of had changed."""
-    now, *before = (version.folder / f"{table}.parquet" for version in store.versions(table, part))
-    return any(path.exists() and path.samefile(now) for path in before)
+def as_before(store: Store, table: str, part: str, check: str) -> bool:
+    """Whether a part is the very file of a version that passed, linked since nothing that it is made of had changed."""
+    now, *before = store.versions(table, part)
+    files = [version.folder / f"{table}.parquet" for version in before if version.passed(check)]
+    return any(path.exists() and path.samefile(now.folder / path.name) for path in files)
 
 
 def leakage_check(table: str) -> dg.AssetChecksDefinition:
@@ -129,9 +133,8 @@ def leakage_check(table: str) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=key(table), name="no_leakage", blocking=True, description=CANARIES[table].claim)
     def no_leakage() -> dg.AssetCheckResult:
         plan = Plan(EXPERIMENT)
-        return judged(
-            plan, table, plan.store.parts(table), leaks(table, plan.store.files, EXPERIMENT.history.positives)
-        )
+        problems = leaks(table, plan.store.files, EXPERIMENT.history.positives)
+        return judged(plan, table, "no_leakage", plan.store.parts(table), problems)
 
     return no_leakage
 

@@ -1,6 +1,6 @@
--- The rows that one number of data_by_period counts, where $period is the start of a date: a year, month or day. For
--- example subject=events name=click period=2026-01-03, subject=feedback name=skip, subject=sessions name=with_positive,
--- subject=users name=new (or known: with events in it and before).
+-- The rows that one number of data_by_period counts. $period is a year, a month or a day, as long as the periods are:
+-- 2026, 2026-01 or 2026-01-03. For example subject=events name=click period=2026-01-03, or subject=feedback name=skip,
+-- subject=sessions name=with_positive, subject=users name=new (or known: with events in it and before).
 with active as (
     select
         user_key,

@@ -33,8 +33,11 @@ by_size as (
 ranked as (
     select
         *,
-        rank() over (log_of_claim order by value) as estimated_rank,
-        rank() over (log_of_claim order by truth) as true_rank
+        -- Of equal ones the mean of their places, as Spearman's correlation takes it.
+        rank() over (log_of_claim order by value)
+        + (count(*) over (partition by claim, setting, estimator, target, log, value) - 1) / 2 as estimated_rank,
+        rank() over (log_of_claim order by truth)
+        + (count(*) over (partition by claim, setting, estimator, target, log, truth) - 1) / 2 as true_rank
     from ope_proof_logs
     where claim in ('selection', 'selection_regret')
     window log_of_claim as (partition by claim, setting, estimator, target, log)

@@ -9,6 +9,11 @@ value_of as (
         concat('metric=', metric) as metric, against, place
     from main_metrics
 ),
+periods as (  -- of data_report by their first day; as data_rows takes them: a year, a month or a day
+    select if(bool_and(ends_with(bucket, '-01-01')), 4, if(bool_and(ends_with(bucket, '-01')), 7, 10)) as length
+    from data_report
+    where ends_with(section, '_by_period')
+),
 ways as (
     select 1 as place, 'leaderboard' as part, 'a value' as number, 'rows_behind' as query,
         (select [agent, leg, setting, metric] from value_of order by place limit 1) as arguments
@@ -87,8 +92,9 @@ ways as (
     )
     union all
     select 20, 'data', 'a count of a period', 'data_rows', (
-        select [concat('subject=', replace(section, '_by_period', '')), concat('name=', name), concat('period=', bucket)]
-        from data_report where ends_with(section, '_by_period') order by place limit 1
+        select [concat('subject=', replace(section, '_by_period', '')), concat('name=', name),
+            concat('period=', left(bucket, length))]
+        from data_report, periods where ends_with(section, '_by_period') order by place limit 1
     )
     union all
     select 21, 'data', 'refused records by reason, each with its file and line in the table rejects', 'rejects_by_reason',

@@ -40,6 +40,13 @@ def test_the_products_are_torchs(inputs: Tensor) -> None:
         assert_close(ours(inputs), theirs(inputs), rtol=1e-5, atol=1e-5)
 
 
+def test_inputs_of_no_width_leave_the_bias() -> None:
+    ours = Linear(0, 3)
+    ours.bias.data.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    with torch.no_grad():
+        assert ours(torch.zeros(MANY, 0)).tolist() == MANY * [[1.0, 2.0, 3.0]]
+
+
 def test_gradients_come_where_they_are_asked_for() -> None:
     ours = layer()
     ours(random(MANY, 20)).sum().backward()

@@ -9,12 +9,12 @@ import dagster as dg
 import pytest
 
 from pipeline.definitions import defs
-from pipeline.defs.assets import EXPERIMENT, partitions, spec
+from pipeline.defs.assets import EXPERIMENT, partitions
 from pipeline.defs.automation import inbox, nightly, onwards, range_tags, stale_assets
-from pipeline.defs.checks import as_before, parts_of_run
+from pipeline.defs.checks import as_before, judged, to_judge
 from pipeline.experiment import PROJECT
 from pipeline.partitions import partitions_of
-from pipeline.plan import STEPS, Plan
+from pipeline.plan import STEPS, TOGETHER, Plan
 from pipeline.schemas import SCHEMAS
 from pipeline.storage import Store, link
 
@@ -139,42 +139,59 @@ def publish(store: Store, table: str, part: str, setting: int = 0, file: Path | 
         link(file, path) if file else path.write_text("rows")
 
 
-def checked_parts(plan: Plan, table: str, tags: dict[str, str]) -> list[str]:
-    """The parts that a check looks at in a run with these tags."""
-    found: list[str] = []
-
-    @dg.asset_check(asset=dg.AssetKey([EXPERIMENT.name, table]))
-    def look(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        found.extend(parts_of_run(context, plan, table))
-        return dg.AssetCheckResult(passed=True)
-
-    job = dg.define_asset_job("look", selection=dg.AssetSelection.checks(look))
-    job_def = dg.Definitions([spec(table, deps=[])], asset_checks=[look], jobs=[job]).resolve_job_def("look")
-    assert job_def.execute_in_process(tags=tags).success
-    return found
-
-
-def test_a_run_checks_the_periods_that_it_is_about_and_a_check_by_itself_all_of_them(tmp_path: Path) -> None:
+def test_a_check_judges_what_has_not_passed_it_and_by_itself_all_of_it(tmp_path: Path) -> None:
     plan = Plan(EXPERIMENT, tmp_path)
     days = plan.parts("events")[:5]
     for part in (*days, "1999-01-01"):  # the last as of an earlier time range
         publish(plan.store, "events", part)
-    publish(plan.store, "items", "all")
-    some = range_tags({"events": days[1:3]})
-    assert checked_parts(plan, "events", some) == days[1:3]
-    assert checked_parts(plan, "events", {"dagster/partition": days[3]}) == [days[3]]
-    assert checked_parts(plan, "events", {}) == days
-    assert checked_parts(plan, "items", some) == ["all"]
+    assert judged(plan, "events", "schema", to_judge(plan, "events", "schema")[:3], []).passed
+    assert to_judge(plan, "events", "schema") == days[3:]
+    assert to_judge(plan, "events", "conservation") == days
+    judged(plan, "events", "schema", days[3:], [])
+    assert to_judge(plan, "events", "schema") == days
+    publish(plan.store, "events", days[1])  # made again
+    assert to_judge(plan, "events", "schema") == [days[1]]
 
 
-def test_features_are_not_recounted_where_they_are_the_file_of_the_version_before(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    for part, file in {"linked": True, "made": False}.items():
+def test_what_fails_a_check_is_published_no_more_however_many_checks_it_fails(tmp_path: Path) -> None:
+    plan = Plan(EXPERIMENT, tmp_path)
+    days = plan.parts("events")[:3]
+    for setting in (0, 1):
+        for part in days:
+            publish(plan.store, "events", part, setting)
+    for check in ("conservation", "reject_ceiling"):
+        assert not judged(plan, "events", check, days[1:], ["rows are missing"]).passed
+    assert plan.store.parts("events") == days[:1]
+    assert len(plan.store.versions("events", days[0])) == 2
+
+
+@pytest.mark.parametrize("table", [table for tables in TOGETHER for table in tables])
+def test_tables_that_one_asset_makes_are_stale_together(
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(EXPERIMENT, tmp_path)
+    part = plan.parts(table)[0]
+    monkeypatch.setattr(plan, "stale", lambda name: [part] if name == table else [])
+    (tables,) = [tables for tables in TOGETHER if table in tables]
+    assert plan.stale_tables() == {name: [part] for name in tables}
+    selected = stale_assets(plan.stale_tables())
+    assert defs.resolve_job_def("materialize_all").get_subset(asset_selection=set(selected))
+
+
+def test_every_asset_of_several_tables_is_known_to_the_plan() -> None:
+    several = {frozenset(k.path[1] for k in GRAPH.get(one).execution_set_asset_keys) for one in KEYS}
+    assert {tables for tables in several if len(tables) > 1} == set(map(frozenset, TOGETHER))
+
+
+def test_features_are_not_recounted_where_they_are_a_file_that_passed(tmp_path: Path) -> None:
+    store, check = Store(tmp_path), "no_future_in_features"
+    for part, file in {"linked": True, "made": False, "linked, but never passed": True}.items():
         publish(store, "features", part, 0)
-        assert not as_before(store, "features", part)  # the first version
+        assert not as_before(store, "features", part, check)  # the first version
+        if "never" not in part:
+            store.passed("features", [part], check)
         publish(store, "features", part, 1, store.files("features", [part])[0] if file else None)
-    assert as_before(store, "features", "linked")
-    assert not as_before(store, "features", "made")
+    assert [part for part in store.parts("features") if as_before(store, "features", part, check)] == ["linked"]
 
 
 def test_one_run_covers_the_range_of_stale_partitions() -> None:

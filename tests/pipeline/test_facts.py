@@ -1,5 +1,6 @@
 """Against Python's own sort and a set."""
 
+from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,15 @@ BATCH = pa.schema(
 def some_facts(seed: int, count: int = 600, spread: timedelta = timedelta(hours=60)) -> list[Row]:
     """Facts of three days, many of them at the same time or twice, and some that are refused."""
     rng = np.random.default_rng(seed)
+    scattered = rng.permutation(72).reshape(2, 12, 3).astype(object)  # ids of a user's facts at a moment
     rows: list[Row] = []
     for line in range(1, count + 1):
         moment = START + round(rng.integers(0, 40) / 40 * (spread / timedelta(microseconds=1))) * timedelta(
             microseconds=1
         )
-        user, number = f"{'é' * (rng.random() < 0.2)}{rng.integers(0, 12)}", int(rng.integers(0, 3))
-        row = {"event_id": (hash((moment, user)) % 1000) * 10 + number, "user_id": user, "event_ts": moment}
+        accent, name, number = (int(draw) for draw in rng.integers(0, (5, 12, 3)))
+        user = f"{'é' * (accent == 0)}{name}"
+        row = {"event_id": scattered[int(accent == 0), name, number], "user_id": user, "event_ts": moment}
         row |= {"period": moment.date(), "event_type": "click", "category": str(line), "line": line}
         if rng.random() < 0.1:
             row |= {"period": None, "reason": f"reason {line % 3}", "raw": f"line {line}"}
@@ -60,7 +63,7 @@ def expected(rows: list[Row], day: date) -> list[tuple[Any, ...]]:
     return [(*key, category) for key, category in sorted(first.items())]
 
 
-@pytest.mark.parametrize("largest", [0, 1 << 24])
+@pytest.mark.parametrize("largest", [0, 1 << 30])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_partition_has_each_of_its_facts_once_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, largest: int
@@ -85,7 +88,7 @@ def test_a_partition_has_each_of_its_facts_once_in_order(
     assert found.duplicates == len(rows) - len(refused) - kept > 0
     rejects = pq.read_table(tmp_path / "staged" / "rejects.parquet").to_pylist()
     assert rejects == [{name: row[name] for name in ("line", "raw", "reason")} for row in refused]
-    assert found.reasons == {reason: [r["reason"] for r in refused].count(reason) for reason in found.reasons}
+    assert found.reasons == Counter(row["reason"] for row in refused)
     assert sorted(path.name for path in (tmp_path / "staged").iterdir()) == ["events", "rejects.parquet"]
 
 
@@ -102,13 +105,26 @@ def test_the_bytes_do_not_depend_on_how_the_facts_came(tmp_path: Path, monkeypat
     monkeypatch.setattr(facts, "ROW_GROUP", 50)
     rows = some_facts(9)
     outputs = []
-    for largest, chunk, size in ((0, 90, 70), (0, 10_000, 3), (1 << 24, 90, 70), (1 << 24, 10_000, 3)):
+    for largest, chunk, size in ((0, 90, 70), (0, 10_000, 3), (1 << 30, 90, 70), (1 << 30, 10_000, 3)):
         monkeypatch.setattr(facts, "LARGEST", largest)
         monkeypatch.setattr(facts, "CHUNK", chunk)
         folder = tmp_path / f"{largest}-{chunk}"
         written(rows, folder, size)
         outputs.append([path.read_bytes() for path in sorted((folder / "events").iterdir())])
     assert all(output == outputs[0] for output in outputs)
+
+
+@pytest.mark.parametrize(("memory", "by_duckdb"), [("10MiB", True), ("4GiB", False)])
+def test_what_may_be_held_in_memory_decides_who_sorts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str, by_duckdb: bool
+) -> None:
+    asked: list[int] = []
+    inside = facts._sorted_by_duckdb
+    monkeypatch.setattr(facts, "_sorted_by_duckdb", lambda rows: asked.append(len(rows)) or inside(rows))
+    monkeypatch.setattr(facts, "TIMES", 1_000)  # 5 kB each for the two writers, or 2 MB
+    monkeypatch.setenv("HINDSIGHT_MEMORY", memory)
+    written(some_facts(4, 3_000), tmp_path / "staged")
+    assert bool(asked) == by_duckdb
 
 
 def test_a_log_without_usable_facts_has_no_partitions(tmp_path: Path) -> None:

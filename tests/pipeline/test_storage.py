@@ -66,16 +66,25 @@ def test_the_same_fingerprint_again_replaces_what_a_killed_run_left(tmp_path: Pa
     assert [path.read_text() for path in store.require("events").files] == ["second"]
 
 
-def test_a_part_that_failed_a_check_is_doubted_until_it_is_made_again(tmp_path: Path) -> None:
+def test_what_is_unpublished_is_as_if_it_had_never_been(tmp_path: Path) -> None:
     store = Store(tmp_path)
     publish(store, RECIPES[0], "first")
-    store.doubt("events", ["never published"])
-    assert not store.require("events").doubted
-    store.doubt("events", store.parts("events"))
-    store.doubt("events", store.parts("events"))
-    assert store.require("events").doubted
+    store.unpublish("events", ["never published"])
+    assert store.current("events")
+    store.unpublish("events", store.parts("events"))
+    assert store.versions("events") == []
+    publish(store, RECIPES[0], "second")  # where the first still lies
+    assert [path.read_text() for path in store.require("events").files] == ["second"]
+
+
+def test_a_version_passes_a_check_until_it_is_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish(store, RECIPES[0], "first")
+    store.passed("events", store.parts("events"), "schema")
+    assert store.require("events").passed("schema")
+    assert not store.require("events").passed("conservation")
     publish(store, RECIPES[0], "second")
-    assert not store.require("events").doubted
+    assert not store.require("events").passed("schema")
 
 
 def test_garbage_is_what_no_manifest_names(tmp_path: Path) -> None:
