@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 MANY = 256  # rows from which on oneDNN pays
-# Its product on plain tensors is torch's own and not public; where a build lacks it, torch's BLAS does.
-ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
+# oneDNN's product of plain tensors is torch's own and not public; where a build lacks it, torch's BLAS does.
+ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
