@@ -83,21 +83,24 @@ ways as (
         from rollout order by setting, agent limit 1
     )
     union all
-    select 18, 'training', 'a point of a curve, or a trial', 'training_rows',
+    select 18, 'simulators', 'the share of the catalogue that is shown', 'coverage_rows',
+        (select [concat('agent=', agent), concat('setting=', setting)] from coverage order by setting, agent limit 1)
+    union all
+    select 19, 'training', 'a point of a curve, or a trial', 'training_rows',
         (select [concat('agent=', agent)] from training_log order by agent limit 1)
     union all
-    select 19, 'slices', 'a slice', 'slice_rows', (
+    select 20, 'slices', 'a slice', 'slice_rows', (
         select [concat('agent=', agent), concat('mode=', mode), concat('dimension=', dimension), concat('slice=', slice)]
         from slice_scores order by dimension_order, slice_order, mode desc, agent limit 1
     )
     union all
-    select 20, 'data', 'a count of a period', 'data_rows', (
+    select 21, 'data', 'a count of a period', 'data_rows', (
         select [concat('subject=', replace(section, '_by_period', '')), concat('name=', name),
             concat('period=', left(bucket, length))]
         from data_report, periods where ends_with(section, '_by_period') order by place limit 1
     )
     union all
-    select 21, 'data', 'refused records by reason, each with its file and line in the table rejects', 'rejects_by_reason',
+    select 22, 'data', 'refused records by reason, each with its file and line in the table rejects', 'rejects_by_reason',
         (select []::varchar[] from rejects limit 1)
 )
 select part, number, query, arguments

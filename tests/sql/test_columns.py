@@ -19,6 +19,7 @@ ANSWERS = {  # query → its columns, in their order
     "column_scores": "agent unit user_key value",
     "comparisons": "agent against control leg setting metric value against_value difference difference_low "
     "difference_high effect_size share_better p_value p_adjusted better family n users seeds seed_low seed_high",
+    "coverage_rows": "setting agent seed item item_id title items_known",
     "data_by_period": "period subject name n",
     "data_cold_start": "name value instant",
     "data_coverage": "event_type session_id request_id position propensity value",

@@ -20,6 +20,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     },
     "calibration_rows": {"bin": 0},
     "column_scores": {name: NUMBER[name] for name in ("leg", "setting", "metric")},
+    "coverage_rows": {"agent": "goalrec_off", "setting": "judge/attention/natural"},
     "data_rows": {"subject": "events", "name": "click", "period": ""},
     "difference_rows": NUMBER | {"against": REFERENCE},
     "gate_rows": {"simulator": "rnn", "head": "click"},
@@ -316,3 +317,8 @@ def test_decoders_are_told_as_a_share_of_looking_ahead(results: Path) -> None:
         assert row["users"] == 40
     assert answer["truth", "oracle_farsighted"]["share_of_lookahead"] == 1
     assert answer["truth", "oracle_myopic"]["share_of_lookahead"] == pytest.approx(0.85, abs=0.01)
+
+
+def test_the_items_behind_a_coverage_are_as_many_as_it_counts(results: Path) -> None:
+    shown = pd.DataFrame(rows(results, "coverage_rows")).groupby("seed").item.nunique()
+    assert set(shown) == {30}
