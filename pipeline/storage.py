@@ -187,7 +187,7 @@ class Store:
         for folder in retired:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def passed(self, table: str, parts: Iterable[str], check: str) -> None:
+    def mark_passed(self, table: str, parts: Iterable[str], check: str) -> None:
         """Note in the current versions of ``parts`` that they have passed a check."""
         for version in self.published(table, parts).values():
             (version.folder / f"passed-{check}").touch()

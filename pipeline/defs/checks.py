@@ -29,7 +29,7 @@ def judged(
     if problems:
         plan.store.unpublish(table, parts)
     else:
-        plan.store.passed(table, parts, check)
+        plan.store.mark_passed(table, parts, check)
     return verdict(problems, **metadata)
 
 

@@ -189,7 +189,7 @@ def test_features_are_not_recounted_where_they_are_a_file_that_passed(tmp_path: 
         publish(store, "features", part, 0)
         assert not as_before(store, "features", part, check)  # the first version
         if "never" not in part:
-            store.passed("features", [part], check)
+            store.mark_passed("features", [part], check)
         publish(store, "features", part, 1, store.files("features", [part])[0] if file else None)
     assert [part for part in store.parts("features") if as_before(store, "features", part, check)] == ["linked"]
 

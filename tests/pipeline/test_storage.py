@@ -80,7 +80,7 @@ def test_what_is_unpublished_is_as_if_it_had_never_been(tmp_path: Path) -> None:
 def test_a_version_passes_a_check_until_it_is_made_again(tmp_path: Path) -> None:
     store = Store(tmp_path)
     publish(store, RECIPES[0], "first")
-    store.passed("events", store.parts("events"), "schema")
+    store.mark_passed("events", store.parts("events"), "schema")
     assert store.require("events").passed("schema")
     assert not store.require("events").passed("conservation")
     publish(store, RECIPES[0], "second")
