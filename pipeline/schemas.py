@@ -225,12 +225,16 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "simulator_answers": _schema(  # one row a prediction that the gate judged a user model by
         simulator=pa.string(),
-        head=pa.string(),  # click: a shown item; exit: a page
+        head=pa.string(),  # click: a shown item; exit: a page; answer: a shown item and one of three kinds of answer
         session_id=pa.int64(),
         row=pa.int64(),  # number of the prediction within its head, from 0, in the order of showing within a session
-        group=pa.string(),  # decile of the item's popularity, 1 = least shown; null for an exit
-        predicted=pa.float64(),  # probability of a positive answer, or of leaving
+        group=pa.string(),  # decile of the item's popularity, 1 = least shown; of an answer its kind; null for an exit
+        predicted=pa.float64(),  # probability of a positive answer, of leaving, or of this kind of answer
         observed=pa.bool_(),  # whether it happened
+        base_rate=pa.float64(),  # what the rate in the fit window says; null for an answer
+        popularity=pa.float64(),  # what the item's own rate in the fit window says; null but for a click
+        members_mean=pa.float64(),  # of the predictions of the ensemble; null but for a click
+        members_spread=pa.float64(),  # their standard deviation; null but for a click
     ),
     "simulator_twins": _schema(  # one row a simulated session beside the logged one whose pages it was shown
         simulator=pa.string(),

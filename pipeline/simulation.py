@@ -21,8 +21,9 @@ from torch import Tensor
 
 from models.base import Task
 from models.simulators.base import FittedUserModel, SessionBatch, UserModelConfig
-from models.simulators.feedback import FeedbackUserModel
+from models.simulators.feedback import FeedbackUserModel, class_metrics
 from pipeline.errors import ConfigError, DataError
+from pipeline.evaluation.gate_rows import class_rows
 from pipeline.evaluation.simulator_gate import Baselines, GateReport, judge
 from pipeline.experiment import Experiment, explain, simulator_class
 from pipeline.schemas import SCHEMAS, empty
@@ -164,20 +165,23 @@ def _judged(simulator: Simulator, inputs: dict[str, list[Path]], experiment: Exp
     found = session_batches(inputs, experiment, {"fit": FIT[simulator.side], "gate": GATE})
     baselines = Baselines.fit(found["fit"], task.catalogue)
     report = judge(simulator.name, simulator.model, simulator.members, found["gate"], baselines, experiment.gate)
-    return replace(report, rows=report.rows + _precision(simulator, found["gate"]))
+    return with_classes(report, simulator.name, simulator.model, found["gate"])
 
 
-def _precision(simulator: Simulator, sessions: SessionBatch) -> list[dict[str, Any]]:
-    """What MaHRL reports of its user model, with what it must be compared with; none for other models."""
-    if not isinstance(simulator.model, FeedbackUserModel):
-        return []
-    found = simulator.model.precision(sessions)
+def with_classes(report: GateReport, name: str, model: FittedUserModel, sessions: SessionBatch) -> GateReport:
+    """Besides, what MaHRL reports of its user model, with what it must be compared with; nothing for other models."""
+    if not isinstance(model, FeedbackUserModel):
+        return report
+    labels, p = model.classes(sessions)
+    found = class_metrics(labels, p)
     rivals = {"precision": found["majority_rate"], "log_loss": found["base_rate_log_loss"]}
-    return [
-        {"simulator": simulator.name, "head": "answer", "criterion": name, "value": value,
-         "reference": rivals.get(name), "passed": None, "n": int(found["n"])}
-        for name, value in found.items() if name in rivals or name.startswith("auc_")
+    rows = [
+        {"simulator": name, "head": "answer", "criterion": criterion, "value": value,
+         "reference": rivals.get(criterion), "passed": None, "n": len(labels)}
+        for criterion, value in found.items() if criterion in rivals or criterion.startswith("auc_")
     ]  # fmt: skip
+    answers = pa.concat_tables([report.answers, class_rows(name, sessions, labels, p)])
+    return replace(report, rows=report.rows + rows, answers=answers)
 
 
 def failed_criteria(files: list[Path]) -> dict[str, list[str]]:

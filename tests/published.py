@@ -180,6 +180,10 @@ def _simulator_gate() -> list[dict[str, Any]]:
         for name, side in (("rnn", "train"), ("attention", "judge"))
         for head in ("click", "exit")
         for criterion, (value, limit) in figures.items()
+    ] + [
+        {"simulator": name, "side": side, "head": "session", "criterion": "mean_pages", "value": 2.25,
+         "reference": 2.0, "passed": None, "n": 2}
+        for name, side in (("rnn", "train"), ("attention", "judge"))
     ]  # fmt: skip
 
 
@@ -197,7 +201,7 @@ def _simulator_answers() -> list[dict[str, Any]]:
     """Two sessions of two pages of two items, the last page without a positive answer."""
     return [
         {"simulator": name, "head": head, "session_id": row * 2 // n, "row": row, "group": group,
-         "predicted": 0.1 * (row + 1), "observed": row % 2 == 1 and row < 6}
+         "predicted": 0.1 * (row + 1), "observed": row % 2 == 1 and row < 6, "base_rate": 0.3}
         for name in ("rnn", "attention")
         for head, n, group in (("click", 8, "1"), ("exit", 4, None))
         for row in range(n)

@@ -34,7 +34,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 from scipy.stats import entropy
 from sklearn.metrics import log_loss, roc_auc_score
@@ -197,9 +197,13 @@ class FeedbackUserModel(FittedUserModel):
         click = {"click": (_classes(batch) > 0, positive_logits(logits))}
         return click if exits is None else click | {"exit": (leaves[ends], exits)}
 
-    @torch.no_grad()
     def precision(self, sessions: SessionBatch) -> dict[str, float]:
         """``class_metrics`` of the answers to every shown item of logged sessions, after calibration."""
+        return class_metrics(*self.classes(sessions))
+
+    @torch.no_grad()
+    def classes(self, sessions: SessionBatch) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The class of each of n logged answers, [n], and the calibrated probabilities of all three, [n, 3]."""
         if not len(sessions):
             raise DataError("There are no sessions to evaluate the simulator on. Check the split's cut-offs.")
         labels, probabilities = [], []
@@ -210,7 +214,7 @@ class FeedbackUserModel(FittedUserModel):
             positive = self.corrected("click", positive_logits(logits)).sigmoid()[:, None]  # [n, 1]
             probabilities.append(torch.cat([1 - positive, positive * logits[:, 1:].softmax(dim=1)], dim=1).cpu())
             labels.append(_classes(batch).cpu())
-        return class_metrics(torch.cat(labels).numpy(), torch.cat(probabilities).double().numpy())
+        return torch.cat(labels).numpy(), torch.cat(probabilities).double().numpy()
 
     def _state(self, skipped: Tensor, positive: Tensor, page: Tensor) -> FeedbackState:
         encoding = self.network.encode(self.vectors[skipped], self.vectors[positive])

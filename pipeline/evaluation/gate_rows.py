@@ -5,10 +5,11 @@ Shapes: S sessions, L shown items, n predictions.
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from models.simulators.base import SessionBatch, exit_labels
+from models.simulators.feedback import CLASSES
 from pipeline.evaluation.twins import Flags, Floats, Twins
 from pipeline.schemas import SCHEMAS
 
@@ -20,19 +21,30 @@ def answer_rows(
     judged: Tensor,
     labels: Flags,
     p: Floats,
-    groups: NDArray[np.int64] | None = None,
+    **known: ArrayLike,
 ) -> pa.Table:
-    """``simulator_answers`` of one head, [n] rows, one where ``judged`` [S, L] is true; exits have no ``groups``."""
+    """``simulator_answers`` of one head, [n] rows, one where ``judged`` [S, L] is true; ``known`` [n] are its others."""
     columns = {
         "simulator": pa.repeat(name, len(p)),
         "head": pa.repeat(head, len(p)),
         "session_id": _ids(sessions)[judged.nonzero()[:, 0].numpy()],
         "row": np.arange(len(p)),
-        "group": pa.nulls(len(p), pa.string()) if groups is None else groups.astype(str),
         "predicted": p,
         "observed": labels,
+        **known,
     }
-    return pa.table(columns, schema=SCHEMAS["simulator_answers"])
+    schema = SCHEMAS["simulator_answers"]
+    others = {column.name: pa.nulls(len(p), column.type) for column in schema if column.name not in columns}
+    return pa.table(columns | others, schema=schema)
+
+
+def class_rows(name: str, sessions: SessionBatch, labels: NDArray[np.int64], p: Floats) -> pa.Table:
+    """``simulator_answers`` of the head "answer": the class ``labels`` [n] of each shown item, and ``p`` [n, 3] of all."""
+    shown = sessions.feedback > 0
+    return pa.concat_tables(
+        answer_rows(name, "answer", sessions, shown, labels == code, p[:, code], group=np.repeat(kind, len(p)))
+        for code, kind in enumerate(CLASSES)
+    )
 
 
 def twin_rows(name: str, twins: Twins, sessions: SessionBatch) -> pa.Table:

@@ -64,6 +64,11 @@ class Baselines:
         rates = _shrunken_rates(positives.double(), impressions.double(), base)
         return cls(base, float(leaves.sum() / ends.sum()), rates, impressions)
 
+    def of_shown(self, sessions: SessionBatch) -> Floats:
+        """The rate of each shown item, [n]."""
+        rates: Floats = self.item_rates.cpu().numpy()[sessions.items[sessions.feedback > 0].numpy()]
+        return rates
+
 
 @dataclass(frozen=True)
 class GateReport:
@@ -118,21 +123,38 @@ def judge(
         raise ModelError(
             f"{name} predicts {len(clicks[0])} clicks for {shown} shown items. Let predict() give one each."
         )
-    ensemble = [(predicted if member is model else member.predict(sessions))["click"][1] for member in members]
+    ensemble = np.stack(
+        [(predicted if member is model else member.predict(sessions))["click"][1] for member in members]
+    )
     groups = _popularity_groups(sessions, baselines, settings.deciles)
     twins = simulate_twins(model, sessions, seed)
     findings = [
         *_click_findings(*clicks, groups, sessions, baselines, settings, seed),
-        _Finding("click", "disagreement", _relative_spread(np.stack(ensemble)), len(clicks[0])),
+        _Finding("click", "disagreement", _relative_spread(ensemble), len(clicks[0])),
         *(_exit_findings(*exits, sessions, baselines, seed) if exits else [NO_EXIT]),
         *_length_findings(twins, sessions, settings),
         *_rate_findings(twins, len(sessions), settings),
     ]
     plots = [("click", "all", *clicks), *((("exit", "all", *exits),) if exits else ())]
     plots += [("click", str(d), clicks[0][groups == d], clicks[1][groups == d]) for d in np.unique(groups)]
-    answers = [answer_rows(name, "click", sessions, sessions.feedback > 0, *clicks, groups)]
-    answers += [answer_rows(name, "exit", sessions, exit_labels(sessions)[0], *exits)] if exits else []
     bins = [bin for plot in plots for bin in _bins(*plot)]
+    answers = [
+        answer_rows(
+            name,
+            "click",
+            sessions,
+            sessions.feedback > 0,
+            *clicks,
+            group=groups.astype(str),
+            base_rate=np.repeat(baselines.positive_rate, shown),
+            popularity=baselines.of_shown(sessions),
+            members_mean=ensemble.mean(axis=0),
+            members_spread=ensemble.std(axis=0, ddof=1),
+        )
+    ]
+    if exits:
+        rates = np.repeat(baselines.exit_rate, len(exits[0]))
+        answers.append(answer_rows(name, "exit", sessions, exit_labels(sessions)[0], *exits, base_rate=rates))
     return _report(name, findings, bins, pa.concat_tables(answers), twin_rows(name, twins, sessions))
 
 
@@ -166,12 +188,10 @@ def _click_findings(
     settings: Gate,
     seed: int,
 ) -> list[_Finding]:
-    shown = (sessions.feedback > 0).numpy()
-    items = sessions.items.numpy()[shown]  # [n]
     own = binary_metrics(labels, p)
     rivals = {
         "base_rate": binary_metrics(labels, np.full_like(p, baselines.positive_rate)),
-        "popularity": binary_metrics(labels, baselines.item_rates.cpu().numpy()[items]),
+        "popularity": binary_metrics(labels, baselines.of_shown(sessions)),
     }
     findings = []
     for score, words in (("log_loss", "log-loss"), ("brier", "Brier score")):
@@ -182,7 +202,8 @@ def _click_findings(
             )
             findings.append(_Finding("click", f"{score}_vs_{rival}", value, len(p), limit, value < limit, sentence))
     findings += _calibration_findings(labels, p, groups, settings, seed)
-    return findings + _auc_findings("click", labels, p, shown.nonzero()[0], rivals["popularity"]["auc"])
+    session = (sessions.feedback > 0).nonzero()[:, 0].numpy()  # [n]
+    return findings + _auc_findings("click", labels, p, session, rivals["popularity"]["auc"])
 
 
 def _calibration_findings(

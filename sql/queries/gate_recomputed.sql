@@ -1,34 +1,103 @@
--- The gate's numbers computed again in SQL from the rows of gate_rows, beside the published ones: log-loss, Brier score,
--- AUC and calibration errors, the bins of the reliability plots, and how long and how often positive simulated sessions
--- are. A bin holds as many predictions as published, by rising prediction. (The limits, the disagreement and the answers
--- by kind need other data; AUC's interval and the distances between positive rates are not among them.)
-with ranked as (
+-- What the gate says of a user model's predictions, computed again in SQL from the rows of gate_rows beside the published
+-- numbers: of each criterion its value and what it is held against (reference), of each bin of the reliability plots the
+-- predicted and the observed rate. A bin holds as many predictions as published, by rising prediction. Left out are the
+-- limits of the calibration errors: 100 draws of labels from the predictions, and a tolerance from the settings.
+with forecasts as (
+    select * from simulator_answers
+    unpivot (p for forecast in (predicted, base_rate, popularity))
+),
+ranked as (
     select
         simulator,
         head,
-        predicted,
+        if(head = 'answer', "group", null) as kind,
+        forecast,
+        session_id,
+        row,
+        p,
         observed::int as observed,
-        if(observed, predicted, 1 - predicted) as likelihood,
-        rank() over (partition by simulator, head order by predicted)
-        + (count(*) over (partition by simulator, head, predicted) - 1) / 2 as rank
-    from simulator_answers
+        -- The gate cuts probabilities of 0: those of exits at the least number, all others at the machine's epsilon.
+        greatest(if(observed, p, 1 - p), if(head = 'exit', 2.2250738585072014e-308, 2.220446049250313e-16)) as likelihood,
+        rank() over (partition by simulator, head, kind, forecast order by p)
+        + (count(*) over (partition by simulator, head, kind, forecast, p) - 1) / 2 as place,
+        rank() over (partition by simulator, head, kind, forecast, observed order by p)
+        + (count(*) over (partition by simulator, head, kind, forecast, observed, p) - 1) / 2 as place_of_own,
+        count(*) over (partition by simulator, head, kind, forecast, observed) as own,
+        count(*) over (partition by simulator, head, kind, forecast) - own as others
+    from forecasts
+),
+components as (  -- of DeLong: the share of the other label's predictions that are on the right side of one
+    select *, abs((place - place_of_own) / nullif(others, 0) - 1 + observed) as component
+    from ranked
 ),
 scores as (
     select
         simulator,
         head,
+        kind,
+        forecast,
         count(*) as n_rows,
-        -- The gate cuts probabilities of 0: those of clicks at the machine's epsilon, those of exits at its least number.
-        avg(-ln(greatest(likelihood, if(head = 'click', 2.220446049250313e-16, 2.2250738585072014e-308)))) as log_loss,
-        avg((predicted - observed) ** 2) as brier,
-        (sum(rank * observed) - sum(observed) * (sum(observed) + 1) / 2)
-        / nullif(sum(observed) * sum(1 - observed), 0) as auc
-    from ranked
+        avg(-ln(likelihood)) as log_loss,
+        avg((p - observed) ** 2) as brier,
+        avg(component) filter (observed = 1) as auc
+    from components
+    group by simulator, head, kind, forecast
+),
+influences as (
+    select
+        simulator,
+        head,
+        components.session_id,
+        sum((component - auc) / own) as influence,
+        sum(-ln(likelihood)) as loss,
+        count(*) as n_rows
+    from components
+    inner join scores using (simulator, head, forecast)
+    where forecast = 'predicted' and head <> 'answer'
+    group by simulator, head, components.session_id
+),
+intervals as (  -- 1.959964 standard errors of a mean whose terms are independent between sessions only
+    select
+        simulator,
+        head,
+        sum(influences.n_rows) as n_rows,
+        1.959963984540054 * sqrt(count(*) / (count(*) - 1) * sum(influence ** 2)) as half
+    from influences
     group by simulator, head
+),
+base_losses as (
+    select simulator, session_id, sum(-ln(likelihood)) as base_loss
+    from ranked
+    where head = 'exit' and forecast = 'base_rate'
+    group by simulator, session_id
+),
+excesses as (
+    select *, loss - base_loss - n_rows * sum(loss - base_loss) over (partition by simulator)
+        / sum(n_rows) over (partition by simulator) as excess
+    from influences
+    inner join base_losses using (simulator, session_id)
+    where head = 'exit'
+),
+guesses as (  -- of the answers to one shown item
+    select
+        simulator,
+        row,
+        max_by(observed, predicted)::int as is_right,
+        -ln(greatest(sum(predicted) filter (observed) / sum(predicted), 2.220446049250313e-16)) as loss
+    from simulator_answers
+    where head = 'answer'
+    group by simulator, row
+),
+shares as (
+    select simulator, "group" as kind, avg(observed::int) as share, count(*) as n_rows
+    from simulator_answers
+    where head = 'answer'
+    group by simulator, kind
 ),
 grouped as (
     select simulator, head, unnest(['all', "group"]) as "group", predicted, observed::int as observed
     from simulator_answers
+    where head <> 'answer'
 ),
 placed as (
     select *, row_number() over (partition by simulator, head, "group" order by predicted) as place
@@ -53,114 +122,72 @@ bins as (
         and placed.place <= published_bins.last_place
     group by simulator, head, "group", published_bins.bin
 ),
-calibration as (
-    select
-        simulator,
-        head,
-        if("group" = 'all', 'ece', 'ece_decile_' || "group") as figure,
-        sum(n_rows)::bigint as n_rows,
-        sum(n_rows * abs(predicted - observed)) / sum(n_rows) as recomputed
-    from bins
-    group by simulator, head, "group"
-),
-rates as (
-    select
-        simulator,
-        'session' as head,
-        count(distinct session_id) as n_rows,
-        avg(simulated_rate) as positive_rate,
-        abs(avg(simulated_rate) / nullif(avg(logged_rate), 0) - 1) as positive_rate_gap
-    from simulator_twins
-    group by simulator
-),
-lives as (
-    select distinct simulator, session_id, true as logged, session_id as unit, logged_pages as pages, logged_ended as ended
-    from simulator_twins
+numbers as (
+    select simulator, head, unnest(['log_loss', 'brier', 'auc']) as figure, 'value' as number, n_rows,
+        unnest([log_loss, brier, auc]) as recomputed
+    from scores where forecast = 'predicted' and head <> 'answer'
     union all
-    select simulator, session_id, false as logged, twin as unit, simulated_pages as pages, simulated_ended as ended
-    from simulator_twins
-),
-hazards as (  -- of Kaplan and Meier: who ends after so many pages, of those who reached them
-    select
-        simulator,
-        logged,
-        pages,
-        count(*) filter (ended) / sum(count(*)) over (partition by simulator, logged order by pages desc) as hazard
-    from lives
-    group by simulator, logged, pages
-),
-horizons as (  -- twice the longest logged session, or its length where a cap cut one as long
-    select
-        simulator,
-        count(*) as n_rows,
-        max(pages) * if(max(pages) > coalesce(max(pages) filter (not ended), 0), 2, 1) as horizon
-    from lives
-    where logged
-    group by simulator
-),
-times as (
-    select simulator, n_rows, horizon, unnest(range(horizon + 1)) as time
-    from horizons
-),
-survival as (
-    select
-        times.simulator,
-        times.n_rows,
-        times.time < times.horizon as inside,
-        coalesce(product(1 - hazards.hazard) filter (hazards.logged), 1) as logged,
-        coalesce(product(1 - hazards.hazard) filter (not hazards.logged), 1) as simulated
-    from times
-    left join hazards on hazards.simulator = times.simulator and hazards.pages <= times.time
-    group by times.simulator, times.n_rows, times.horizon, times.time
-),
-lengths as (
-    select
-        simulator,
-        'session' as head,
-        n_rows,
-        max(abs(logged - simulated)) as length_ks,
-        sum(abs(logged - simulated)) filter (inside) as length_wasserstein,
-        sum(simulated) filter (inside) as mean_pages
-    from survival
-    group by simulator, n_rows
-),
-criteria as (
-    from (unpivot scores on log_loss, brier, auc into name figure value recomputed)
-    union all by name
-    from (unpivot rates on positive_rate, positive_rate_gap into name figure value recomputed)
-    union all by name
-    from (unpivot lengths on length_ks, length_wasserstein, mean_pages into name figure value recomputed)
-    union all by name
-    from calibration
+    select simulator, head, unnest(['log_loss', 'brier']) || '_vs_' || forecast, 'reference', n_rows,
+        unnest([log_loss, brier])
+    from scores where forecast <> 'predicted' and head = 'click'
+    union all
+    select simulator, head, 'auc', 'reference', n_rows, auc from scores where forecast = 'popularity'
+    union all
+    select simulator, head, unnest(['auc_low', 'auc_high']), 'value', intervals.n_rows,
+        unnest([greatest(0, auc - half), least(1, auc + half)])
+    from intervals inner join scores using (simulator, head) where forecast = 'predicted'
+    union all
+    select simulator, 'exit', 'log_loss_vs_base_rate', 'reference', sum(n_rows),
+        sum(base_loss) / sum(n_rows) + 1.645 * sqrt(sum(excess ** 2)) / sum(n_rows)
+    from excesses group by simulator
+    union all
+    select simulator, head, if("group" = 'all', 'ece', 'ece_decile_' || "group"), 'value', sum(n_rows),
+        sum(n_rows * abs(predicted - observed)) / sum(n_rows)
+    from bins group by simulator, head, "group"
+    union all
+    select simulator, head, 'disagreement', 'value', count(*), sum(members_spread) / sum(members_mean)
+    from simulator_answers where head = 'click' group by simulator, head
+    union all
+    select simulator, head, 'auc_' || kind, 'value', n_rows, auc from scores where head = 'answer'
+    union all
+    select simulator, 'answer', unnest(['precision', 'log_loss']), 'value', count(*), unnest([avg(is_right), avg(loss)])
+    from guesses group by simulator
+    union all
+    select simulator, 'answer', unnest(['precision', 'log_loss']), 'reference', any_value(n_rows),
+        unnest([max(share), -sum(share * ln(share)) filter (share > 0)])
+    from shares group by simulator
 ),
 recomputed as (
     select
         simulator,
         head,
-        simulator_gate.criterion as figure,
+        gate.criterion as figure,
         null as "group",
         null as bin,
-        criteria.n_rows,
-        simulator_gate.n,
-        criteria.recomputed,
-        simulator_gate.value
-    from criteria
-    inner join simulator_gate using (simulator, head)
-    where split_part(simulator_gate.criterion, '_vs_', 1) = criteria.figure
+        numbers.number,
+        numbers.n_rows,
+        gate.n,
+        numbers.recomputed,
+        if(numbers.number = 'value', gate.value, gate.reference) as published
+    from numbers
+    inner join simulator_gate as gate using (simulator, head)
+    where gate.criterion = numbers.figure
+        or numbers.number = 'value' and split_part(gate.criterion, '_vs_', 1) = numbers.figure
     union all by name
     select
         simulator,
         head,
-        unnest(['predicted', 'observed']) as figure,
+        'reliability' as figure,
         "group",
         bin,
+        unnest(['predicted', 'observed']) as number,
         bins.n_rows,
         published.count as n,
         unnest([bins.predicted, bins.observed]) as recomputed,
-        unnest([published.predicted, published.observed]) as value
+        unnest([published.predicted, published.observed]) as published
     from bins
     inner join simulator_reliability as published using (simulator, head, "group", bin)
 )
-select simulator, head, figure, "group", bin, n_rows, n, recomputed, value, recomputed - value as error
+select simulator, head, figure, "group", bin, number, n_rows, n, recomputed, published, recomputed - published as error
 from recomputed
-order by simulator, head, "group" is not null, "group" = 'all' desc, try_cast("group" as integer), bin, figure
+order by simulator, head, "group" is not null, "group" = 'all' desc, try_cast("group" as integer), bin, figure, number

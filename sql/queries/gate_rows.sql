@@ -1,5 +1,6 @@
 -- The rows that a user model's numbers under one head of the gate come from, for example simulator=rnn head=click: a
--- prediction for a shown item (head click) or for a page (exit), or a simulated session beside the logged one (session).
+-- prediction for a shown item (head click), for a page (exit), for a shown item and a kind of answer (answer), with what
+-- it is held against, or a simulated session beside the logged one (session).
 select
     simulator,
     head,
@@ -8,6 +9,10 @@ select
     "group",
     predicted,
     observed,
+    base_rate,
+    popularity,
+    members_mean,
+    members_spread,
     null::integer as logged_pages,
     null::integer as simulated_pages,
     null::boolean as logged_ended,
@@ -30,4 +35,4 @@ select
     simulated_rate
 from simulator_twins
 where simulator = $simulator and $head = 'session'
-order by row
+order by row, "group"

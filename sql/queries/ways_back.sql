@@ -75,8 +75,11 @@ ways as (
     select 15, 'simulators', 'a criterion of the gate', 'gate_rows',
         (select [concat('simulator=', simulator), concat('head=', head)] from simulator_answers order by simulator, head limit 1)
     union all
-    select 16, 'simulators', 'the gate once more, from those rows', 'gate_recomputed',
+    select 16, 'simulators', 'the gate once more, from those rows: predictions', 'gate_recomputed',
         (select []::varchar[] from simulator_answers limit 1)
+    union all
+    select 16.5, 'simulators', 'the gate once more, from those rows: sessions', 'gate_twins_recomputed',
+        (select []::varchar[] from simulator_twins limit 1)
     union all
     select 17, 'simulators', 'a mean over roll-outs', 'rows_behind', (
         select [concat('agent=', agent), 'leg=rollout', concat('setting=', setting), 'metric=depth']

@@ -33,9 +33,10 @@ ANSWERS = {  # query → its columns, in their order
     "dictionary": "relation kind holds name type meaning",
     "difference_rows": "leg setting metric agent against session_id user_key page seeds value against_value difference",
     "events_by_day": "event_date event_type events",
-    "gate_recomputed": "simulator head figure group bin n_rows n recomputed value error",
-    "gate_rows": "simulator head session_id row group predicted observed logged_pages simulated_pages logged_ended "
-    "simulated_ended logged_rate simulated_rate",
+    "gate_recomputed": "simulator head figure group bin number n_rows n recomputed published error",
+    "gate_rows": "simulator head session_id row group predicted observed base_rate popularity members_mean "
+    "members_spread logged_pages simulated_pages logged_ended simulated_ended logged_rate simulated_rate",
+    "gate_twins_recomputed": "simulator criterion number n_rows n recomputed published error",
     "leaderboard": "agent leg setting metric value ci_low ci_high n users seeds against difference difference_low "
     "difference_high p_value",
     "learning_curves": "agent metric step value lowest highest seeds",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from models.base import StateBatch
 from models.feedback import FIRST_POSITIVE, Feedback
 from models.simulators.base import SessionBatch, exit_labels, sample_feedback
+from models.simulators.feedback import FeedbackConfig
 from models.simulators.rnn import RNNConfig
 from pipeline.errors import DataError, ModelError
 from pipeline.evaluation.simulator_gate import Baselines, GateReport, judge, support
@@ -22,6 +24,7 @@ from pipeline.evaluation.twins import JudgedModel
 from pipeline.experiment import Gate
 from pipeline.results import build_results, query
 from pipeline.schemas import SCHEMAS
+from pipeline.simulation import with_classes
 from tests.models.builders import ITEMS, USER_WIDTH, make_task
 from tests.published import publish, table
 
@@ -260,11 +263,38 @@ def test_the_rows_have_the_published_columns() -> None:
     assert {*report.reliability[0]} == {*SCHEMAS["simulator_reliability"].names}
 
 
-NOT_RECOMPUTED = {
-    ("click", "disagreement"),
-    *((head, f"auc_{end}") for head in ("click", "exit") for end in ("low", "high")),
-    *(("session", f"positive_rate_{distance}") for distance in ("ks", "wasserstein")),
-}
+SETTINGS = {("session", criterion, "reference") for criterion in ("length_ks", "positive_rate_gap")}
+
+
+def numbers(report: GateReport) -> set[tuple[str, str, str]]:
+    """Head, criterion and kind of each number of a report."""
+    return {
+        (row["head"], row["criterion"], number)
+        for row in report.rows
+        for number in ("value", "reference")
+        if row[number] is not None
+    }
+
+
+def drawn(key: tuple[str, str, str]) -> bool:
+    """Whether a number is the limit of a calibration error: what labels drawn from the predictions show."""
+    return key[1].startswith("ece") and key[2] == "reference"
+
+
+def recomputed(report: GateReport, folder: Path) -> list[pd.DataFrame]:
+    """The answers of both queries on the results of a report alone, all of them right."""
+    tables = {"simulator_gate": table("simulator_gate", report.rows), "simulator_answers": report.answers,
+              "simulator_reliability": table("simulator_reliability", report.reliability),
+              "simulator_twins": report.twins}  # fmt: skip
+    build_results(publish(folder / "data", tables), folder / "results.duckdb")
+    found = []
+    for name in ("gate_recomputed", "gate_twins_recomputed"):
+        answer = query(folder / "results.duckdb", name).to_pandas()
+        assert answer["error"].abs().max() < 1e-9
+        assert answer["error"].notna().all()
+        assert (answer["n_rows"] == answer["n"]).all()
+        found.append(answer)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -282,18 +312,12 @@ def test_every_number_is_computed_again_from_its_rows(
     model: Shop, window: Callable[[], SessionBatch], tmp_path: Path
 ) -> None:
     report = judged(model, window())
-    tables = {"simulator_gate": table("simulator_gate", report.rows), "simulator_answers": report.answers,
-              "simulator_reliability": table("simulator_reliability", report.reliability),
-              "simulator_twins": report.twins}  # fmt: skip
-    build_results(publish(tmp_path / "data", tables), tmp_path / "results.duckdb")
-    found = query(tmp_path / "results.duckdb", "gate_recomputed").to_pandas()
-    assert found["error"].abs().max() < 1e-9
-    assert found["error"].notna().all()
-    assert (found["n_rows"] == found["n"]).all()
-    criteria = found[found["group"].isna()]
-    numbers = {key for key, value in values(report).items() if value is not None}
-    assert {*zip(criteria["head"], criteria["figure"], strict=True)} == numbers - NOT_RECOMPUTED
-    assert len(found) - len(criteria) == 2 * len(report.reliability)
+    predictions, twins = recomputed(report, tmp_path)
+    criteria = predictions[predictions["group"].isna()]
+    answered = {*zip(criteria["head"], criteria["figure"], criteria["number"], strict=True)}
+    answered |= {("session", *key) for key in zip(twins["criterion"], twins["number"], strict=True)}
+    assert answered == {key for key in numbers(report) if not drawn(key)} - SETTINGS
+    assert len(predictions) - len(criteria) == 2 * len(report.reliability)
     for head in {row["head"] for row in report.rows}:
         rows = query(tmp_path / "results.duckdb", "gate_rows", {"simulator": "shop", "head": head})
         heads = report.answers["head"].to_pylist()
@@ -332,6 +356,29 @@ def test_a_fitted_model_can_be_judged() -> None:
     report = judge("rnn", members[0], members, sessions(100, 2), baselines(), GATE)
     assert values(report)["click", "disagreement"] > 0
     assert all(row["simulator"] == "rnn" and np.isfinite(row["value"]) for row in report.rows)
+
+
+def with_orders(count: int, seed: int) -> SessionBatch:
+    """Sessions in which every other item that is liked is bought, of users without a past."""
+    window = sessions(count, seed)
+    ordered = (window.feedback >= FIRST_POSITIVE) & (window.items % 2 == 0)
+    none = torch.zeros(count, 4, dtype=torch.int64)
+    return replace(window, feedback=window.feedback.masked_fill(ordered, Feedback.PURCHASE), initial_items=none)
+
+
+def test_what_mahrl_reports_of_its_user_model_is_computed_again_from_its_rows(tmp_path: Path) -> None:
+    config = FeedbackConfig(hidden=8, width=8, history=4)
+    members = [config.build(TASK).fit(lambda step: with_orders(32, 50 + step), 5, seed) for seed in range(3)]
+    window = with_orders(100, 2)
+    report = judge("feedback", members[0], members, window, baselines(), GATE)
+    assert with_classes(report, "shop", Shop(), window) is report
+    report = with_classes(report, "feedback", members[0], window)
+    predictions, _ = recomputed(report, tmp_path)
+    answers = predictions[predictions["head"] == "answer"]
+    assert {*zip(answers["figure"], answers["number"], strict=True)} == {
+        ("precision", "value"), ("precision", "reference"), ("log_loss", "value"), ("log_loss", "reference"),
+        ("auc_skip", "value"), ("auc_click", "value"), ("auc_order", "value"),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
