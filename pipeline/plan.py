@@ -33,6 +33,7 @@ BESIDE = {  # table → its home
     "simulator_answers": "simulator_gate",
     "simulator_twins": "simulator_gate",
     "training_log": "agents",
+    "validation_scores": "agents",
     "coverage": "rollout",
     "unsupported": "leaderboard",
     "ope_calibration": "decisions",

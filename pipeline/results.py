@@ -33,6 +33,7 @@ VIEWS = frozenset(
         "item_embeddings",
         "trajectories",
         "candidates",
+        "validation_scores",
         "rankings",
         "pools",
         "decisions",
@@ -45,6 +46,7 @@ VIEWS = frozenset(
 )
 _LEFT_OUT = {"users": {"user_id", "features"}, "items": {"features"}}
 MARTS = (  # views that the queries share, each after those that it reads
+    "marts/lengths",
     "marts/agent_scores",
     "marts/ope_slots",
     "marts/page_scores",

@@ -284,6 +284,14 @@ SCHEMAS: dict[str, pa.Schema] = {
     "training_log": _schema(
         agent=pa.string(), seed=pa.int32(), step=pa.int32(), metric=pa.string(), value=pa.float64()
     ),
+    "validation_scores": _schema(  # one row a validation session of one training at one gradient step
+        agent=pa.string(),
+        trial=pa.string(),  # what tuning set, as learning_rate=0.001; null in the training itself
+        seed=pa.int32(),
+        step=pa.int32(),
+        session_id=pa.int64(),
+        value=pa.float64(),  # NDCG@20 with the rewards as gains, paged
+    ),
     "rankings": _schema(
         session_id=pa.int64(),
         agent=pa.string(),
@@ -370,6 +378,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         target_marginal=_NUMBERS,
         q_logged=_NUMBERS,
         v_target=_NUMBERS,
+        fqe_weight=pa.float64(),  # FQE: the sum of this times the page's reward over the sessions; null: left out
     ),
     "ope": _schema(  # one row an estimate of one agent and seed
         agent=pa.string(),

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,16 @@ from tqdm import tqdm
 
 from models.base import AgentConfig, GradientAgent, Task
 from pipeline.artifacts import Weighted, agent_config, load_checkpoint, save_agent, save_checkpoint
-from pipeline.evaluation.rerank import validation_score
+from pipeline.evaluation.rerank import scorable, validation_scores
 from pipeline.evaluation.sessions import CandidateSessions, load_sessions
 from pipeline.experiment import Budget, Experiment
 from pipeline.schemas import SCHEMAS
 from pipeline.task import load_task, transitions
-from pipeline.tuning import LogRow, tune
-from pipeline.warehouse import write_parquet
+from pipeline.tuning import LogRow, label, trials, tune
+from pipeline.warehouse import read_table, write_parquet
 from pipeline.workers import in_processes
 
+SCORES = "validation_scores.parquet"
 log = logging.getLogger(__name__)
 
 
@@ -66,7 +68,7 @@ def train_agent(
     out: Path,
     fitted: tuple[dict[str, Any], Path] | None = None,
 ) -> list[Outcome]:
-    """Train every seed of an agent and write ``out/seed-<s>/`` and ``out/training_log.parquet``.
+    """Train every seed of an agent and write ``out/seed-<s>/``, ``training_log`` and ``validation_scores``.
 
     An agent with a grid is tuned first: one training a trial, with the first seed. ``fitted`` are more settings and the
     weights of an agent that ranks by a user model. A training that was killed goes on from its last checkpoint in
@@ -95,7 +97,20 @@ def train_agent(
     columns = dict(zip(SCHEMAS["training_log"].names, zip(*rows, strict=True), strict=True)) if rows else {}
     table = pa.table(columns, schema=SCHEMAS["training_log"]) if rows else SCHEMAS["training_log"].empty_table()
     write_parquet(out / "training_log.parquet", "training_log", table.to_batches())
+    tried = [label(trial) for trial in trials(name, experiment.agents[name])]
+    folders: dict[Path, str | None] = {run.work: None for run in runs}
+    scores = [*_scores({work / f"trial-{trial}" / f"seed-{first}": text for trial, text in enumerate(tried) if text})]
+    write_parquet(out / SCORES, "validation_scores", [*scores, *_scores(folders)])
     return [outcome for outcome, _ in results]
+
+
+def _scores(folders: Mapping[Path, str | None]) -> Iterator[pa.RecordBatch]:
+    """``validation_scores`` of trainings in some folders, those of a trial under its name."""
+    for folder, trial in folders.items():
+        if (path := folder / SCORES).exists():  # what learns nothing has none
+            table = read_table([path], "validation_scores")
+            named = pa.repeat(pa.scalar(trial, pa.string()), len(table))
+            yield from table.set_column(table.column_names.index("trial"), "trial", named).to_batches()
 
 
 def _train_run(run: Run) -> Logged:
@@ -126,6 +141,7 @@ class Trainer:
         self.best = (-np.inf, 0)  # validation score and its step
         self.best_weights = _copied(agent)
         self.rows: list[tuple[int, str, float]] = []  # step, metric, value
+        self.scores: list[tuple[int, torch.Tensor]] = []  # step, of each validation session [S]
 
     def run_budget(self) -> tuple[Outcome, list[tuple[int, str, float]]]:
         """Train until the budget or the patience is spent; leaves the best weights in the agent."""
@@ -159,6 +175,7 @@ class Trainer:
                     self._checkpoint()
                     recent.clear()
         self.agent.load_state_dict(self.best_weights)
+        write_parquet(self.run.work / SCORES, "validation_scores", self._scored(validation).to_batches())
         score, best_step = self.best
         return Outcome(self.run.seed, self.step, best_step, float(score), self.seconds, stopped_by), self.rows
 
@@ -173,7 +190,7 @@ class Trainer:
 
     def _validation_sessions(self) -> CandidateSessions:
         experiment = self.run.experiment
-        return load_sessions(
+        sessions = load_sessions(
             self.run.inputs["candidates"],
             split="validation",
             task=self.task,
@@ -181,14 +198,31 @@ class Trainer:
             limit=self.budget.validation_sessions,
             seed=experiment.seeds[0],
         )
+        return scorable(sessions)
 
     def _validate(self, sessions: CandidateSessions, recent: dict[str, list[float]]) -> None:
-        score = validation_score(self.agent, self.config, self.task, sessions)
+        scores = validation_scores(self.agent, self.config, self.task, sessions)
+        self.scores.append((self.step, torch.from_numpy(scores)))
+        score = float(scores.mean())
         self.rows += [(self.step, metric, float(np.mean(values))) for metric, values in recent.items()]
         self.rows.append((self.step, "validation_ndcg_reward_20", score))
         if score > self.best[0]:
             self.best = (score, self.step)
             self.best_weights = _copied(self.agent)
+
+    def _scored(self, sessions: CandidateSessions) -> pa.Table:
+        """``validation_scores`` of this training."""
+        steps, n = [step for step, _ in self.scores], len(sessions)
+        values = torch.cat([values for _, values in self.scores]) if steps else torch.empty(0)
+        columns = {
+            "agent": pa.repeat(self.run.name, len(values)),
+            "trial": pa.nulls(len(values), pa.string()),
+            "seed": np.repeat(self.run.seed, len(values)),
+            "step": np.repeat(steps, n),
+            "session_id": np.tile(sessions.session_id.cpu().numpy(), len(steps)),
+            "value": values.numpy(),
+        }
+        return pa.table(columns, schema=SCHEMAS["validation_scores"])
 
     def _checkpoint(self) -> None:
         save_checkpoint(
@@ -201,6 +235,7 @@ class Trainer:
                 "weights": _copied(self.agent),
                 "training": self.agent.training_state(),
                 "rows": self.rows,
+                "scores": self.scores,
                 "rng": torch.get_rng_state(),
             },
         )
@@ -211,6 +246,7 @@ class Trainer:
             return
         self.step, self.seconds, self.best = saved["step"], saved["seconds"], tuple(saved["best"])
         self.best_weights, self.rows = saved["best_weights"], [tuple(row) for row in saved["rows"]]
+        self.scores = [tuple(scores) for scores in saved["scores"]]
         self.agent.load_state_dict(saved["weights"])
         self.agent.load_training_state(saved["training"])
         torch.set_rng_state(saved["rng"])

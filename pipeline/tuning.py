@@ -51,6 +51,11 @@ def tried_settings(name: str, settings: Mapping[str, Any]) -> list[dict[str, Any
     return [{**fixed, **trial} for trial in trials(name, settings)]
 
 
+def label(trial: Mapping[str, Any]) -> str:
+    """How a trial is named in the log: ``learning_rate=0.001 negatives=20``."""
+    return " ".join(f"{key}={value}" for key, value in trial.items())
+
+
 def tune(name: str, settings: Mapping[str, Any], train: Train) -> Tuned:
     """Train all trials of the grid and choose by validation; the earlier one wins a draw."""
     tried = tried_settings(name, settings)
@@ -62,9 +67,9 @@ def tune(name: str, settings: Mapping[str, Any], train: Train) -> Tuned:
         raise ConfigError(f"agents.{name}: it has nothing to train, so its {GRID} chooses nothing; leave it out.")
     rows: list[LogRow] = []
     for trial, (outcome, logged) in zip(trials(name, settings), results, strict=True):
-        label = " ".join(f"{key}={value}" for key, value in trial.items())
-        rows += [(agent, seed, step, f"trial {label}: {metric}", value) for agent, seed, step, metric, value in logged]
-        rows.append((name, outcome.seed, outcome.steps, f"trial {label}: seconds", outcome.seconds))
-        rows.append((name, outcome.seed, outcome.best_step, f"trial {label}: best_validation", outcome.validation))
+        about = f"trial {label(trial)}"
+        rows += [(agent, seed, step, f"{about}: {metric}", value) for agent, seed, step, metric, value in logged]
+        rows.append((name, outcome.seed, outcome.steps, f"{about}: seconds", outcome.seconds))
+        rows.append((name, outcome.seed, outcome.best_step, f"{about}: best_validation", outcome.validation))
     best = scores.index(max(scores))
     return Tuned(tried[best], best, rows)

@@ -102,6 +102,7 @@ def demo_tables() -> dict[str, pa.Table]:
             [{"bin": k, "predicted": 0.1 * k, "observed": 0.11 * k, "count": 50} for k in range(1, 6)],
         ),
         "training_log": table("training_log", [*_training_log(rng), *_trials()]),
+        "validation_scores": table("validation_scores", _validation_scores()),
         "rerank": table("rerank", rerank),
         "rollout": table("rollout", rollout),
         "goal_sweep": table("goal_sweep", _goal_sweep()),
@@ -259,6 +260,15 @@ def _trials() -> list[dict[str, Any]]:
     ]
 
 
+def _validation_scores() -> list[dict[str, Any]]:
+    """Two sessions at the best step of the training and of a trial."""
+    return [
+        {"agent": "goalrec_off", "trial": trial, "seed": 11, "step": 200, "session_id": session, "value": 0.4 + session}
+        for trial in (None, "rate=0.003")
+        for session in (0, 1)
+    ]
+
+
 def _ope_pages() -> list[dict[str, Any]]:
     """Three pages of two slots that both seeds of an agent fill as the log did, or twice as readily."""
     chances = {name: [0.5, 0.25] for name in ("behaviour", "behaviour_marginal")}
@@ -266,7 +276,7 @@ def _ope_pages() -> list[dict[str, Any]]:
         {"agent": "goalrec_off", "seed": seed, "session_id": 5, "user_key": 6, "step": step, "filled": [True, True],
          "reward": [1.0, 0.0],
          **chances, **{name: [0.5, 0.25 * (1 + step % 2)] for name in ("target", "target_marginal")},
-         "q_logged": [0.6, 0.2], "v_target": [0.5, 0.3]}
+         "q_logged": [0.6, 0.2], "v_target": [0.5, 0.3], "fqe_weight": 1.1}
         for seed in (11, 13)
         for step in range(3)
     ]  # fmt: skip

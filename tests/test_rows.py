@@ -108,7 +108,7 @@ def test_every_estimate_is_computed_again_from_its_slots(tiny: Run, results: duc
     answer = ask(tiny, "ope_recomputed")
     assert set(zip(answer["setting"], answer["estimator"], strict=True)) == {
         ("slot", "ips"), ("slot", "snips"), ("slot", "dr"), ("slot", "sn_dr"),
-        ("session", "pdis"), ("session", "wis"), ("session", "dr"), ("session", "sn_dr"),
+        ("session", "pdis"), ("session", "wis"), ("session", "dr"), ("session", "sn_dr"), ("session", "fqe"),
         *(("page", f"{kind}{name}") for kind in ("", "sn_") for name in ("sips", "iips", "rips", "cascade_dr")),
     }  # fmt: skip
     scale = answer["value"].abs().clip(lower=1)
@@ -142,6 +142,39 @@ def test_every_count_of_a_period_is_that_of_its_rows(tiny: Run) -> None:
         period = f"{row['period']:%Y-%m-%d}"
         rows = ask(tiny, "data_rows", subject=row["subject"], name=row["name"], period=period)
         assert len(rows) == row["n"], row
+
+
+def test_every_other_figure_of_the_data_report_is_computed_again_from_its_rows(
+    tiny: Run, results: duckdb.DuckDBPyConnection
+) -> None:
+    answer = ask(tiny, "data_recomputed")
+    figures = results.sql(
+        "from data_report where not ends_with(section, '_by_period') and name <> 'shown_set_is_constructed'"
+    ).df()
+    # Where a figure stands for an instant, it is the cut-off that the others of its section are computed with.
+    figures = figures[figures["name"] != "cut_off"]
+    assert len(answer) == len(figures) > 50
+    assert (answer["error"].abs() / answer["published"].abs().clip(lower=1)).max() < 1e-9
+    assert answer["error"].notna().all()
+    for row in answer.loc[answer["section"] == "coverage"].to_dict("records"):
+        rows = ask(tiny, "data_rows", subject=row["name"], name=row["bucket"], period="")
+        assert len(rows) == pytest.approx(row["published"] * row["n_rows"])
+    for row in answer.loc[answer["section"] == "rejects"].to_dict("records"):
+        assert len(ask(tiny, "reject_rows", reason=row["bucket"])) == row["published"]
+    for measure in answer.loc[answer["section"] == "spread", "name"].unique():
+        found = ask(tiny, "length_rows", measure=measure)["length"]
+        assert found.mean() == pytest.approx(answer.query("name == @measure and bucket == 'mean'")["published"].item())
+
+
+def test_every_point_of_a_validation_curve_and_every_trial_is_the_mean_of_its_rows(
+    tiny: Run, results: duckdb.DuckDBPyConnection
+) -> None:
+    log = results.sql("from training_log where metric like '%validation%'").df()
+    assert log["metric"].str.startswith("trial ").any()
+    for row in log.to_dict("records"):
+        trial = row["metric"].removeprefix("trial ").rpartition(": ")[0]
+        rows = ask(tiny, "validation_rows", agent=row["agent"], trial=trial, step=row["step"])
+        assert rows.loc[rows["seed"] == row["seed"], "value"].mean() == pytest.approx(row["value"], abs=1e-9), row
 
 
 @pytest.mark.parametrize("name", [name for name in query_names() if name.endswith(("_rows", "_recomputed"))])

@@ -23,7 +23,7 @@ def answer_rows(
     p: Floats,
     **known: ArrayLike,
 ) -> pa.Table:
-    """``simulator_answers`` of one head, [n] rows, one where ``judged`` [S, L] is true; ``known`` [n] are its others."""
+    """``simulator_answers`` of one head, [n] rows, one where ``judged`` [S, L] holds; ``known`` [n] are the others."""
     columns = {
         "simulator": pa.repeat(name, len(p)),
         "head": pa.repeat(head, len(p)),
@@ -39,7 +39,7 @@ def answer_rows(
 
 
 def class_rows(name: str, sessions: SessionBatch, labels: NDArray[np.int64], p: Floats) -> pa.Table:
-    """``simulator_answers`` of the head "answer": the class ``labels`` [n] of each shown item, and ``p`` [n, 3] of all."""
+    """``simulator_answers`` of the head "answer", [3n]: the class [n] of each answer, and its chances [n, 3]."""
     shown = sessions.feedback > 0
     return pa.concat_tables(
         answer_rows(name, "answer", sessions, shown, labels == code, p[:, code], group=np.repeat(kind, len(p)))

@@ -15,6 +15,7 @@ that composes pages the item scores are taken. Three settings, each with its own
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from pipeline.errors import DataError
 from pipeline.evaluation.judged import Judged, read_decisions
 from pipeline.evaluation.ope.diagnostics import overlap
 from pipeline.evaluation.ope.estimate import Estimator, Terms, difference, summarise
-from pipeline.evaluation.ope.logged import Floats, LoggedSlates, LoggedSteps, LoggedTrajectories
+from pipeline.evaluation.ope.logged import Floats, Ints, LoggedSlates, LoggedSteps, LoggedTrajectories
 from pipeline.evaluation.ope.policies import (
     conditional_propensities,
     depths,
@@ -40,7 +41,7 @@ from pipeline.evaluation.ope.policies import (
 )
 from pipeline.evaluation.ope.slates import IIPS, SLATE_ESTIMATORS
 from pipeline.evaluation.ope.steps import IPS, STEP_ESTIMATORS
-from pipeline.evaluation.ope.trajectories import PDIS, TRAJECTORY_ESTIMATORS
+from pipeline.evaluation.ope.trajectories import FQE, PDIS, TRAJECTORY_ESTIMATORS
 from pipeline.evaluation.run import AgentRun, agent_runs, seed_folders
 from pipeline.schemas import SCHEMAS
 from pipeline.task import TASK_TABLES, load_task
@@ -101,7 +102,7 @@ def _write_estimates(run: AgentRun) -> None:
                 "overlap": overlap(policy.first_slot, judged.behaviour.first_slot, FLOOR),
             }
             rows += [labels | common | row for row in estimates(judged, policy, slates)]
-            pages += _page_rows(judged, slates, labels)
+            pages += _page_rows(judged, slates, labels, fqe_weights(judged, policy, slates))
     table = pa.Table.from_pylist(rows, schema=SCHEMAS["ope"])
     write_parquet(run.outs["ope"], "ope", table.to_batches())
     write_parquet(run.outs["ope"].with_name("ope_pages.parquet"), "ope_pages", pages)
@@ -219,11 +220,7 @@ def logged_sessions(judged: Judged, policy: Policy, slates: LoggedSlates) -> Log
     """
     decisions = judged.decisions
     session, step = decisions.session_id.numpy(), decisions.step.numpy()
-    labels, index = np.unique(session, return_inverse=True)
-    last = np.zeros(len(labels), dtype=np.int64)
-    np.maximum.at(last, index, step)
-    rows = np.flatnonzero((np.bincount(index) == last + 1)[index])
-    rows = rows[np.lexsort((step[rows], session[rows]))]
+    rows = _of_whole_sessions(session, step)
     state = decisions.state
     known = np.stack(
         [
@@ -249,6 +246,28 @@ def logged_sessions(judged: Judged, policy: Policy, slates: LoggedSlates) -> Log
         features=np.hstack([known, known * logged[:, None]])[rows],
         target_features=np.hstack([known, known * policy.page_reward[:, None]])[rows],
     )
+
+
+def _of_whole_sessions(session: Ints, step: Ints) -> Ints:
+    """The places of the pages of sessions of which all pages are known, in order."""
+    labels, index = np.unique(session, return_inverse=True)
+    last = np.zeros(len(labels), dtype=np.int64)
+    np.maximum.at(last, index, step)
+    rows = np.flatnonzero((np.bincount(index) == last + 1)[index])
+    return rows[np.lexsort((step[rows], session[rows]))]
+
+
+def fqe_weights(judged: Judged, policy: Policy, slates: LoggedSlates) -> Floats:
+    """w of each page, [n]: FQE's estimate is the sum of w times the page's reward over the number of sessions.
+
+    NaN where FQE estimates nothing from a page.
+    """
+    decisions, weights = judged.decisions, np.full(len(slates), np.nan)
+    if judged.behaviour.kind != "logged by slot":
+        with suppress(DataError):  # refused, as its estimate says
+            found = FQE().terms(logged_sessions(judged, policy, slates)).weight[:, 0]
+            weights[_of_whole_sessions(decisions.session_id.numpy(), decisions.step.numpy())] = found
+    return weights
 
 
 def _row(estimator: Estimator[Any], logged: Any, mean: Terms) -> dict[str, Any]:
@@ -283,7 +302,9 @@ def _refused(reason: str, n: int) -> dict[str, Any]:
     return {"n": n, "supported": False, "reason": reason}
 
 
-def _page_rows(judged: Judged, slates: LoggedSlates, labels: Mapping[str, Any]) -> list[pa.RecordBatch]:
+def _page_rows(
+    judged: Judged, slates: LoggedSlates, labels: Mapping[str, Any], fqe_weight: Floats
+) -> list[pa.RecordBatch]:
     decisions, n = judged.decisions, len(slates)
     offsets = pa.array(np.arange(n + 1, dtype=np.int32) * slates.reward.shape[1])
     values = {name: np.where(slates.mask, getattr(slates, name), EMPTY[name]) for name in EMPTY}
@@ -292,5 +313,6 @@ def _page_rows(judged: Judged, slates: LoggedSlates, labels: Mapping[str, Any]) 
         **{name: pa.array([value] * n) for name, value in labels.items()},
         **{name: pa.array(getattr(decisions, name).numpy()) for name in ("session_id", "user_key", "step")},
         **{name: pa.ListArray.from_arrays(offsets, pa.array(part.ravel())) for name, part in lists.items()},
+        "fqe_weight": pa.array(fqe_weight, mask=np.isnan(fqe_weight)),
     }
     return list(pa.table(columns).to_batches())

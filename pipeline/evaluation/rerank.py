@@ -109,18 +109,20 @@ def session_table(sessions: CandidateSessions, ranked: Ranked, agent: str, seed:
     )
 
 
-def validation_score(agent: Agent, config: AgentConfig, task: Task, sessions: CandidateSessions) -> float:
-    """Mean NDCG@20 with the rewards as gains, paged, over the scored sessions: what early stopping maximises.
-
-    Raises DataError when no session can be scored.
-    """
+def scorable(sessions: CandidateSessions) -> CandidateSessions:
+    """The ``scored`` ones of the validation sessions. Raises DataError when there is none."""
     sessions = sessions[sessions.scored]
     if not len(sessions):
         raise DataError(
             "No validation session has both positive and other feedback, so no ranking is better than another. "
             "Give the validation split a longer part of the log."
         )
-    return float(_metrics(sessions, rerank(agent, config, task, sessions, "paged"))["ndcg_reward_20"].mean())
+    return sessions
+
+
+def validation_scores(agent: Agent, config: AgentConfig, task: Task, sessions: CandidateSessions) -> Floats:
+    """NDCG@20 with the rewards as gains, paged, of ``scorable`` sessions, [S]: early stopping maximises its mean."""
+    return _metrics(sessions, rerank(agent, config, task, sessions, "paged"))["ndcg_reward_20"]
 
 
 def _candidates(sessions: CandidateSessions, config: AgentConfig) -> Candidates:

@@ -16,7 +16,8 @@ with slots as (
         unnest(behaviour_marginal) as behaviour_marginal,
         unnest(target_marginal) as target_marginal,
         unnest(q_logged) as q_logged,
-        unnest(v_target) as v_target
+        unnest(v_target) as v_target,
+        fqe_weight
     from ope_pages
 )
 select *, target / behaviour as ratio, target_marginal / behaviour_marginal as slot_weight

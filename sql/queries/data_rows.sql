@@ -1,6 +1,7 @@
 -- The rows that one number of data_by_period counts. $period is a year, a month or a day, as long as the periods are:
--- 2026, 2026-01 or 2026-01-03. For example subject=events name=click period=2026-01-03, or subject=feedback name=skip,
--- subject=sessions name=with_positive, subject=users name=new (or known: with events in it and before).
+-- 2026, 2026-01 or 2026-01-03; nothing for the whole log. For example subject=events name=click period=2026-01-03, or
+-- subject=feedback name=skip, subject=sessions name=with_positive, subject=users name=new (or known: with events in it
+-- and before), or subject=position name=click: the clicks that fill the column position, which a log may leave out.
 with active as (
     select
         user_key,
@@ -13,6 +14,25 @@ with active as (
 ),
 counted as (
     select 'events' as subject, event_type as name, event_ts as first_ts, user_key, item_id, null::bigint as session_id
+    from events
+    where starts_with(event_date::varchar, $period)
+    union all
+    select
+        unnest(list_filter(
+            [
+                if(session_id is not null, 'session_id', null),
+                if(request_id is not null, 'request_id', null),
+                if(position is not null, 'position', null),
+                if(propensity is not null, 'propensity', null),
+                if(value is not null, 'value', null)
+            ],
+            lambda filled: filled is not null
+        )),
+        event_type,
+        event_ts,
+        user_key,
+        item_id,
+        null::bigint
     from events
     where starts_with(event_date::varchar, $period)
     union all

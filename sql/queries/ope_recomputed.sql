@@ -1,7 +1,8 @@
 -- The estimates of leg 3 computed again in SQL, from the propensities and rewards of the logged pages, beside the
--- published ones. Two are not among them: the pseudo-inverse (never estimated) and FQE, a regression on states.
+-- published ones, but for the pseudo-inverse, which is never estimated.
 -- Of a slot: ips = mean of w·r, snips = Σ w·r / Σ w, dr = mean of v + w·(r − q), sn_dr = mean of v + Σ w·(r − q) / Σ w.
--- Of a session the same step by step, with weights multiplied over its pages; one that has ended keeps its weight.
+-- Of a session the same step by step, with weights multiplied over its pages; one that has ended keeps its weight. FQE, a
+-- linear regression, is a weighted sum of the rewards: its weights are given, for they need a matrix's inverse.
 with kinds as (
     select agent, seed, any_value(propensities) as propensities
     from ope
@@ -91,6 +92,12 @@ by_session as (
     from by_step
     group by agent, seed
 ),
+by_regression as (
+    select agent, seed, count(distinct session_id) as n, sum(fqe_weight * reward) / n as fqe
+    from ope_slots
+    where fqe_weight is not null
+    group by agent, seed
+),
 recomputed as (
     select 'page' as setting, agent, seed, estimator, count(*) as n, avg(value) as recomputed
     from page_scores
@@ -103,6 +110,9 @@ recomputed as (
     select 'session' as setting, agent, seed, estimator, n, recomputed
     from by_session
     unpivot (recomputed for estimator in (pdis, wis, dr, sn_dr))
+    union all
+    select 'session' as setting, agent, seed, 'fqe' as estimator, n, fqe as recomputed
+    from by_regression
 )
 select
     recomputed.setting,

@@ -15,7 +15,8 @@ select
     target_marginal,
     slot_weight,
     q_logged,
-    v_target
+    v_target,
+    fqe_weight
 from ope_slots
 where agent = $agent and filled
 order by seed, session_id, step, slot

@@ -78,33 +78,53 @@ ways as (
     select 16, 'simulators', 'the gate once more, from those rows: predictions', 'gate_recomputed',
         (select []::varchar[] from simulator_answers limit 1)
     union all
-    select 16.5, 'simulators', 'the gate once more, from those rows: sessions', 'gate_twins_recomputed',
+    select 17, 'simulators', 'the gate once more, from those rows: sessions', 'gate_twins_recomputed',
         (select []::varchar[] from simulator_twins limit 1)
     union all
-    select 17, 'simulators', 'a mean over roll-outs', 'rows_behind', (
+    select 18, 'simulators', 'a mean over roll-outs', 'rows_behind', (
         select [concat('agent=', agent), 'leg=rollout', concat('setting=', setting), 'metric=depth']
         from rollout order by setting, agent limit 1
     )
     union all
-    select 18, 'simulators', 'the share of the catalogue that is shown', 'coverage_rows',
+    select 19, 'simulators', 'the share of the catalogue that is shown', 'coverage_rows',
         (select [concat('agent=', agent), concat('setting=', setting)] from coverage order by setting, agent limit 1)
     union all
-    select 19, 'training', 'a point of a curve, or a trial', 'training_rows',
+    select 20, 'training', 'a point of a validation curve', 'validation_rows', (
+        select [concat('agent=', agent), 'trial=', concat('step=', step)]
+        from validation_scores where trial is null order by agent, step limit 1
+    )
+    union all
+    select 21, 'training', 'the best validation of a trial', 'validation_rows', (
+        select [concat('agent=', agent), concat('trial=', regexp_extract(metric, '^trial (.*): ', 1)),
+            concat('step=', step)]
+        from training_log where metric like 'trial %: best_validation' order by agent, metric limit 1
+    )
+    union all
+    select 22, 'training', 'a point of a loss: as the training wrote it', 'training_rows',
         (select [concat('agent=', agent)] from training_log order by agent limit 1)
     union all
-    select 20, 'slices', 'a slice', 'slice_rows', (
+    select 23, 'slices', 'a slice', 'slice_rows', (
         select [concat('agent=', agent), concat('mode=', mode), concat('dimension=', dimension), concat('slice=', slice)]
         from slice_scores order by dimension_order, slice_order, mode desc, agent limit 1
     )
     union all
-    select 21, 'data', 'a count of a period', 'data_rows', (
+    select 24, 'data', 'a count of a period (of the log, with period=)', 'data_rows', (
         select [concat('subject=', replace(section, '_by_period', '')), concat('name=', name),
             concat('period=', left(bucket, length))]
         from data_report, periods where ends_with(section, '_by_period') order by place limit 1
     )
     union all
-    select 22, 'data', 'refused records by reason, each with its file and line in the table rejects', 'rejects_by_reason',
-        (select []::varchar[] from rejects limit 1)
+    select 25, 'data', 'a spread, a popularity, a share of cold users or items', 'length_rows', (
+        select [concat('measure=', name)] from data_report where section = 'spread' order by place limit 1
+    )
+    union all
+    select 26, 'data', 'what became of the raw rows', 'ingest_rows', (select []::varchar[] from ingest_counts limit 1)
+    union all
+    select 27, 'data', 'refused rows of a reason', 'reject_rows',
+        (select [concat('reason=', bucket)] from data_report where section = 'rejects' order by place limit 1)
+    union all
+    select 28, 'data', 'all of these once more, from those rows', 'data_recomputed',
+        (select []::varchar[] from data_report limit 1)
 )
 select part, number, query, arguments
 from ways

@@ -20,7 +20,7 @@ figures as (
 select
     'cold_start' as section,
     'cut_off' as name,
-    strftime($cut::timestamptz, '%Y-%m-%d %H:%M:%S') as bucket,
+    ($cut::timestamptz at time zone 'UTC')::varchar as bucket,
     null::double as value
 where $cut is not null
 union all

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pytest
@@ -103,6 +104,11 @@ def test_a_killed_training_goes_on_where_it_was(
         read_table([tmp_path / run / "out" / "training_log.parquet"], "training_log") for run in ("whole", "killed")
     ]
     assert logs[0].equals(logs[1])
+    scores = [
+        read_table([tmp_path / run / "out" / training.SCORES], "validation_scores") for run in ("whole", "killed")
+    ]
+    assert scores[0].equals(scores[1])
+    assert set(scores[0]["step"].to_pylist()) == {2, 4, 6}
 
 
 def test_the_budget_is_kept(tiny: Run, tmp_path: Path) -> None:
@@ -117,11 +123,11 @@ def test_training_stops_when_validation_gains_nothing_and_the_best_weights_are_k
     tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.5, 0.9, 0.1, 0.2, 0.3, 0.4, 0.4])
-    monkeypatch.setattr(training, "validation_score", lambda *given: next(scores))
+    monkeypatch.setattr(training, "validation_scores", lambda *given: np.array([next(scores)] * len(given[-1])))
     experiment = with_budget(tiny, gradient_steps=100, validate_every=2, patience=3)
     (outcome,) = train(tiny, experiment, tmp_path)
     assert (outcome.stopped_by, outcome.best_step, outcome.validation, outcome.steps) == ("patience", 4, 0.9, 10)
-    monkeypatch.setattr(training, "validation_score", lambda *given: 1.0)
+    monkeypatch.setattr(training, "validation_scores", lambda *given: np.ones(len(given[-1])))
     train(tiny, with_budget(tiny, gradient_steps=4, validate_every=4), tmp_path / "four")
     best, four = (load_file(tmp_path / run / "out" / "seed-11" / "weights.safetensors") for run in ("", "four"))
     assert all(torch.equal(best[key], four[key]) for key in best)
@@ -160,7 +166,11 @@ def test_the_trial_that_validates_best_gives_every_seed_its_settings(
     """Whatever its losses are: the score here knows nothing but the width."""
     widths = [4, 8]
     in_this_process(monkeypatch)
-    monkeypatch.setattr(training, "validation_score", lambda agent, config, *given: float(config.gru == widths[best]))
+
+    def scores(agent: Any, config: Any, task: Any, sessions: Any) -> Any:
+        return np.full(len(sessions), float(config.gru == widths[best]))
+
+    monkeypatch.setattr(training, "validation_scores", scores)
     experiment = with_grid(tiny, "goalrec_off", {"gru": widths}, gradient_steps=2, validate_every=2)
     outcomes = train(tiny, experiment, tmp_path)
     assert [(outcome.seed, outcome.validation) for outcome in outcomes] == [(11, 1.0), (13, 1.0)]
@@ -207,15 +217,15 @@ def test_a_killed_tuning_goes_on_with_the_trials_that_are_left(
     experiment = with_grid(tiny, "goalrec_off", {"gru": [4, 8]}, gradient_steps=2, validate_every=2)
     in_this_process(monkeypatch)
     train(tiny, experiment, tmp_path / "whole")
-    score = training.validation_score
+    score = training.validation_scores
 
-    def killed(agent: Any, config: Any, *given: Any) -> float:
+    def killed(agent: Any, config: Any, *given: Any) -> Any:
         if config.gru == 8:
             raise KilledError
         return score(agent, config, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "validation_score", killed)
+        patch.setattr(training, "validation_scores", killed)
         with pytest.raises(KilledError):
             train(tiny, experiment, tmp_path / "killed")
     seen = widths_trained(monkeypatch)

@@ -26,6 +26,7 @@ ANSWERS = {  # query → its columns, in their order
     "data_feedback": "feedback impressions share",
     "data_overview": "section name value instant",
     "data_popularity": "kind top_1_percent_share top_10_percent_share gini",
+    "data_recomputed": "section name bucket n_rows recomputed published error",
     "data_rows": "subject name first_ts user_key item_id session_id",
     "data_session_lengths": "measure length sessions share",
     "data_spread": "measure mean lowest p10 p25 median p75 p90 p99 highest",
@@ -37,9 +38,11 @@ ANSWERS = {  # query → its columns, in their order
     "gate_rows": "simulator head session_id row group predicted observed base_rate popularity members_mean "
     "members_spread logged_pages simulated_pages logged_ended simulated_ended logged_rate simulated_rate",
     "gate_twins_recomputed": "simulator criterion number n_rows n recomputed published error",
+    "ingest_rows": "path rows_in unpacked events duplicates rejects left_out",
     "leaderboard": "agent leg setting metric value ci_low ci_high n users seeds against difference difference_low "
     "difference_high p_value",
     "learning_curves": "agent metric step value lowest highest seeds",
+    "length_rows": "measure session_id user_key item_id length earlier",
     "lineage": "agent leg setting metric value data_hash code_hash config_hash commit versions path kind hash size "
     "rows",
     "off_policy": "agent setting estimator value ci_low ci_high gain gain_low gain_high n users seeds ess tail_index "
@@ -49,12 +52,13 @@ ANSWERS = {  # query → its columns, in their order
     "ope_proof_rows": "claim setting estimator target ranker n log truth value ci_low ci_high supported",
     "ope_recomputed": "setting agent seed estimator n recomputed value error supported",
     "ope_rows": "agent seed session_id user_key step slot reward behaviour target ratio behaviour_marginal "
-    "target_marginal slot_weight q_logged v_target",
+    "target_marginal slot_weight q_logged v_target fqe_weight",
     "paired_difference": "leg setting metric value_a value_b difference difference_low difference_high standard_error "
     "share_better share_worse n users",
     "pareto": "setting agent goal users seeds clicks clicks_low clicks_high purchases purchases_low purchases_high "
     "depth depth_low depth_high return return_low return_high on_front",
     "provenance": "agent leg setting metric value n seeds data_hash code_hash config_hash commit versions",
+    "reject_rows": "file line raw reason",
     "rejects_by_reason": "reason n_rows files",
     "rollouts": "setting agent episodes seeds return ci_low ci_high return_variance depth ctr purchases "
     "predicted_return discounted_return overestimation catalogue_coverage diversity repeat_rate out_of_support "
@@ -71,6 +75,7 @@ ANSWERS = {  # query → its columns, in their order
     "training_rows": "agent seed step metric value",
     "trend": "published_at agent leg setting metric value ci_low ci_high n change changed commit leaderboard",
     "trials": "agent trial validation best_step steps seconds chosen",
+    "validation_rows": "agent trial seed step session_id value",
     "verdicts": "place verdict subject holds headline reason",
     "ways_back": "part number query arguments",
     "worst_sessions": "session_id user_key start_ts candidates positives ndcg_reward_20 reference "

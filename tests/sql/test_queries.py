@@ -24,13 +24,16 @@ PARAMS: dict[str, dict[str, Any]] = {
     "data_rows": {"subject": "events", "name": "click", "period": ""},
     "difference_rows": NUMBER | {"against": REFERENCE},
     "gate_rows": {"simulator": "rnn", "head": "click"},
+    "length_rows": {"measure": "sessions_of_a_user"},
     "lineage": NUMBER,
     "ope_rows": {"agent": "goalrec_off"},
     "ope_proof_rows": {"claim": "coverage", "estimator": "rips"},
     "paired_difference": {"a": "goalrec_off", "b": "popularity"},
     "rows_behind": NUMBER,
+    "reject_rows": {"reason": "cannot read … as a time"},
     "slice_rows": {"agent": "goalrec_off", "mode": "paged", "dimension": "user", "slice": "new"},
     "training_rows": {"agent": "goalrec_off"},
+    "validation_rows": {"agent": "goalrec_off", "trial": "", "step": 200},
     "worst_sessions": {"agent": "goalrec_off"},
 }
 

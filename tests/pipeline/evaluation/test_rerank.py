@@ -11,7 +11,16 @@ from models.base import AgentConfig, Candidates, StateBatch, rank_page
 from models.hashing import mix64
 from pipeline.errors import ConfigError, DataError, ModelError
 from pipeline.evaluation import rerank as module
-from pipeline.evaluation.rerank import MODES, Mode, Ranked, ranking_table, rerank, session_table, validation_score
+from pipeline.evaluation.rerank import (
+    MODES,
+    Mode,
+    Ranked,
+    ranking_table,
+    rerank,
+    scorable,
+    session_table,
+    validation_scores,
+)
 from pipeline.evaluation.sessions import CandidateSessions, load_sessions
 from pipeline.experiment import History
 from pipeline.schemas import RERANK_METRICS, SCHEMAS
@@ -231,13 +240,13 @@ def test_the_validation_score_is_the_paged_mean_of_ndcg_with_rewards(sessions: C
     agent = by_taste()
     table = session_table(sessions, rerank(agent, Plain(), TASK, sessions, "paged"), "taste", 0)
     expected = table["ndcg_reward_20"].drop_null().to_numpy().mean()
-    assert validation_score(agent, Plain(), TASK, sessions) == pytest.approx(expected, rel=1e-12)
-    assert validation_score(Ideal(), Seeing(), TASK, sessions) == pytest.approx(1)
+    assert validation_scores(agent, Plain(), TASK, scorable(sessions)).mean() == pytest.approx(expected, rel=1e-12)
+    assert validation_scores(Ideal(), Seeing(), TASK, scorable(sessions)).mean() == pytest.approx(1)
 
 
 def test_a_validation_that_cannot_tell_rankers_apart_is_refused(sessions: CandidateSessions) -> None:
     with pytest.raises(DataError, match="No validation session has both positive and other feedback"):
-        validation_score(Constant(), Plain(), TASK, sessions[~sessions.scored])
+        scorable(sessions[~sessions.scored])
 
 
 class NotANumber(Constant):
