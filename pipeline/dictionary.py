@@ -201,6 +201,7 @@ COLUMNS = {
     "target_marginal": "the agent's propensity of the item in the slot, whatever the others show",
     "q_logged": "reward that a model expects from the slot on, given it and those above",
     "v_target": "its mean over what the agent would put there",
+    "overlap": "of the agent's chances in the first slot, the share of items that the log could well show",
     "fqe_weight": "of the page's reward in FQE's sum over the sessions, or null: FQE estimates nothing from the page",
     "goal_episodes.goal": "in words; empty for a ranker that takes none",
     "slot": "of the page, from 1",

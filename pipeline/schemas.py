@@ -379,6 +379,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         q_logged=_NUMBERS,
         v_target=_NUMBERS,
         fqe_weight=pa.float64(),  # FQE: the sum of this times the page's reward over the sessions; null: left out
+        overlap=pa.float64(),  # of the agent's chances in the first slot, those of items that the log could well show
     ),
     "ope": _schema(  # one row an estimate of one agent and seed
         agent=pa.string(),

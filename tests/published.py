@@ -276,7 +276,8 @@ def _ope_pages() -> list[dict[str, Any]]:
         {"agent": "goalrec_off", "seed": seed, "session_id": 5, "user_key": 6, "step": step, "filled": [True, True],
          "reward": [1.0, 0.0],
          **chances, **{name: [0.5, 0.25 * (1 + step % 2)] for name in ("target", "target_marginal")},
-         "q_logged": [0.6, 0.2], "v_target": [0.5, 0.3], "fqe_weight": 1.1}
+         "q_logged": [0.6, 0.2], "v_target": [0.5, 0.3], "fqe_weight": 1.1,
+         "overlap": 0.9}
         for seed in (11, 13)
         for step in range(3)
     ]  # fmt: skip

@@ -118,6 +118,27 @@ def test_every_estimate_is_computed_again_from_its_slots(tiny: Run, results: duc
     assert (joined["n_x"] == joined["n_y"]).all()
 
 
+def test_every_overlap_is_the_mean_of_its_pages(tiny: Run, results: duckdb.DuckDBPyConnection) -> None:
+    pages = results.sql("select distinct agent, seed, session_id, step, overlap from ope_pages").df()
+    published = (
+        results.sql("select distinct agent, seed, overlap from ope").df().set_index(["agent", "seed"])["overlap"]
+    )
+    assert (pages.groupby(["agent", "seed"])["overlap"].mean() - published).abs().max() < 1e-9
+    assert published.between(0.01, 0.999).any()
+
+
+def test_every_split_and_every_status_is_counted_by_its_rows(tiny: Run, results: duckdb.DuckDBPyConnection) -> None:
+    for split in results.sql("from splits").df().to_dict("records"):
+        rows = ask(tiny, "split_rows", split=split["split"])
+        assert (~rows["dropped"]).sum() == split["sessions"]
+        assert rows["dropped"].sum() == split["dropped"]
+        assert rows["usable"].sum() == split["usable"] > 0
+    for mode in ask(tiny, "sessions_scored").to_dict("records"):
+        rows = ask(tiny, "scored_rows", mode=mode["mode"])
+        assert len(rows) == mode["sessions"]
+        assert (rows["status"] == "scored").sum() == mode["scored"] > 0
+
+
 def test_every_point_of_the_behaviour_policys_plot_is_the_mean_of_its_rows(
     tiny: Run, results: duckdb.DuckDBPyConnection
 ) -> None:

@@ -28,7 +28,7 @@ from models.base import Agent, Candidates, Task
 from pipeline.artifacts import load_agent
 from pipeline.errors import DataError
 from pipeline.evaluation.judged import Judged, read_decisions
-from pipeline.evaluation.ope.diagnostics import overlap
+from pipeline.evaluation.ope.diagnostics import overlaps
 from pipeline.evaluation.ope.estimate import Estimator, Terms, difference, summarise
 from pipeline.evaluation.ope.logged import Floats, Ints, LoggedSlates, LoggedSteps, LoggedTrajectories
 from pipeline.evaluation.ope.policies import (
@@ -95,14 +95,16 @@ def _write_estimates(run: AgentRun) -> None:
         for seed, policy in _policies(run, task, judged):
             slates = logged_slates(judged, policy)
             labels = {"agent": run.name, "seed": seed}
+            shared = overlaps(policy.first_slot, judged.behaviour.first_slot, FLOOR)
             common = {
                 "temperature": run.experiment.ope.temperature,
                 "propensities": judged.behaviour.kind,
                 "pool": judged.pool,
-                "overlap": overlap(policy.first_slot, judged.behaviour.first_slot, FLOOR),
+                "overlap": float(shared.mean()),
             }
             rows += [labels | common | row for row in estimates(judged, policy, slates)]
-            pages += _page_rows(judged, slates, labels, fqe_weights(judged, policy, slates))
+            of_page = {"fqe_weight": fqe_weights(judged, policy, slates), "overlap": shared}
+            pages += _page_rows(judged, slates, labels, of_page)
     table = pa.Table.from_pylist(rows, schema=SCHEMAS["ope"])
     write_parquet(run.outs["ope"], "ope", table.to_batches())
     write_parquet(run.outs["ope"].with_name("ope_pages.parquet"), "ope_pages", pages)
@@ -303,7 +305,7 @@ def _refused(reason: str, n: int) -> dict[str, Any]:
 
 
 def _page_rows(
-    judged: Judged, slates: LoggedSlates, labels: Mapping[str, Any], fqe_weight: Floats
+    judged: Judged, slates: LoggedSlates, labels: Mapping[str, Any], of_page: Mapping[str, Floats]
 ) -> list[pa.RecordBatch]:
     decisions, n = judged.decisions, len(slates)
     offsets = pa.array(np.arange(n + 1, dtype=np.int32) * slates.reward.shape[1])
@@ -313,6 +315,6 @@ def _page_rows(
         **{name: pa.array([value] * n) for name, value in labels.items()},
         **{name: pa.array(getattr(decisions, name).numpy()) for name in ("session_id", "user_key", "step")},
         **{name: pa.ListArray.from_arrays(offsets, pa.array(part.ravel())) for name, part in lists.items()},
-        "fqe_weight": pa.array(fqe_weight, mask=np.isnan(fqe_weight)),
+        **{name: pa.array(part, mask=np.isnan(part)) for name, part in of_page.items()},
     }
     return list(pa.table(columns).to_batches())

@@ -17,7 +17,8 @@ with slots as (
         unnest(target_marginal) as target_marginal,
         unnest(q_logged) as q_logged,
         unnest(v_target) as v_target,
-        fqe_weight
+        fqe_weight,
+        overlap
     from ope_pages
 )
 select *, target / behaviour as ratio, target_marginal / behaviour_marginal as slot_weight

@@ -16,7 +16,8 @@ select
     slot_weight,
     q_logged,
     v_target,
-    fqe_weight
+    fqe_weight,
+    overlap
 from ope_slots
 where agent = $agent and filled
 order by seed, session_id, step, slot

@@ -52,7 +52,7 @@ ANSWERS = {  # query → its columns, in their order
     "ope_proof_rows": "claim setting estimator target ranker n log truth value ci_low ci_high supported",
     "ope_recomputed": "setting agent seed estimator n recomputed value error supported",
     "ope_rows": "agent seed session_id user_key step slot reward behaviour target ratio behaviour_marginal "
-    "target_marginal slot_weight q_logged v_target fqe_weight",
+    "target_marginal slot_weight q_logged v_target fqe_weight overlap",
     "paired_difference": "leg setting metric value_a value_b difference difference_low difference_high standard_error "
     "share_better share_worse n users",
     "pareto": "setting agent goal users seeds clicks clicks_low clicks_high purchases purchases_low purchases_high "
@@ -64,6 +64,7 @@ ANSWERS = {  # query → its columns, in their order
     "predicted_return discounted_return overestimation catalogue_coverage diversity repeat_rate out_of_support "
     "disagreement",
     "rows_behind": "leg setting metric agent seed session_id user_key page value",
+    "scored_rows": "session_id user_key candidates positives status",
     "seed_variance": "agent leg setting metric seeds lowest highest seed_sd user_half_width ratio",
     "sessions_scored": "mode sessions scored no_positive all_positive",
     "simulator_drop": "sessions agent train_simulator train_value judge_simulator judge_value relative_drop",
@@ -72,6 +73,7 @@ ANSWERS = {  # query → its columns, in their order
     "simulator_gate": "simulator side head criterion value reference passed n",
     "slice_rows": "agent mode dimension slice metric session_id item_key user_key value",
     "slices": "agent mode dimension slice metric value ci_low ci_high ndcg_reward_20 n users",
+    "split_rows": "split session_id user_key start_ts end_ts dropped usable",
     "training_rows": "agent seed step metric value",
     "trend": "published_at agent leg setting metric value ci_low ci_high n change changed commit leaderboard",
     "trials": "agent trial validation best_step steps seconds chosen",

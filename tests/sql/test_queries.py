@@ -31,6 +31,8 @@ PARAMS: dict[str, dict[str, Any]] = {
     "paired_difference": {"a": "goalrec_off", "b": "popularity"},
     "rows_behind": NUMBER,
     "reject_rows": {"reason": "cannot read … as a time"},
+    "scored_rows": {"mode": "paged"},
+    "split_rows": {"split": "train"},
     "slice_rows": {"agent": "goalrec_off", "mode": "paged", "dimension": "user", "slice": "new"},
     "training_rows": {"agent": "goalrec_off"},
     "validation_rows": {"agent": "goalrec_off", "trial": "", "step": 200},

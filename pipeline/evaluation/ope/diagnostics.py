@@ -68,14 +68,15 @@ def mean_weight(weight: Floats, share: Floats) -> tuple[float, Floats]:
     return mean, rows - mean
 
 
-def overlap(target: Floats, behaviour: Floats, floor: float) -> float:
-    """The share of the target policy's mass on actions that the behaviour policy takes with more than ``floor``.
+def overlaps(target: Floats, behaviour: Floats, floor: float) -> Floats:
+    """Of each decision, the share of the target's mass on actions that the behaviour takes with more than ``floor``.
 
-    Both are distributions [n, R] or [n, K, R] over the same candidates; padding has 0 in both.
+    Both are distributions [..., R] over the same candidates, padding has 0 in both: [...].
     """
     if target.shape != behaviour.shape:
         raise DataError(f"Overlap needs the same candidates on both sides; got {target.shape} and {behaviour.shape}.")
-    return float(target[behaviour > floor].sum() / target.sum())
+    shares: Floats = np.where(behaviour > floor, target, 0).sum(axis=-1) / target.sum(axis=-1)
+    return shares
 
 
 @dataclass(frozen=True)

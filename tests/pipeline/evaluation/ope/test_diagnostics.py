@@ -1,4 +1,4 @@
-"""Effective sample sizes, mean weights, overlap, and the score of a choice between policies: by hand."""
+"""Effective sample sizes, mean weights, overlaps, and the score of a choice between policies: by hand."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from pipeline.errors import DataError
 from pipeline.evaluation.ope.diagnostics import (
     effective_sample_size,
     mean_weight,
-    overlap,
+    overlaps,
     policy_selection,
     tail_index,
 )
@@ -60,10 +60,10 @@ def test_the_mean_weight_is_that_of_the_parts_by_share() -> None:
 
 def test_overlap_is_the_targets_mass_where_the_log_goes() -> None:
     target, behaviour = np.array([[0.5, 0.3, 0.2]]), np.array([[0.9, 0.1, 0.0]])
-    assert overlap(target, behaviour, floor=0) == pytest.approx(0.8)
-    assert overlap(target, behaviour, floor=0.1) == pytest.approx(0.5)
+    assert overlaps(target, behaviour, floor=0).mean() == pytest.approx(0.8)
+    assert overlaps(target, behaviour, floor=0.1).mean() == pytest.approx(0.5)
     with pytest.raises(DataError, match="the same candidates on both sides"):
-        overlap(target, behaviour[:, :2], floor=0)
+        overlaps(target, behaviour[:, :2], floor=0)
 
 
 def test_a_choice_is_scored_by_its_rank_correlation_and_what_it_misses() -> None:
