@@ -187,14 +187,14 @@ def test_every_other_figure_of_the_data_report_is_computed_again_from_its_rows(
         assert found.mean() == pytest.approx(answer.query("name == @measure and bucket == 'mean'")["published"].item())
 
 
-def test_every_point_of_a_validation_curve_and_every_trial_is_the_mean_of_its_rows(
+def test_every_point_of_a_validation_curve_is_the_mean_of_its_rows(
     tiny: Run, results: duckdb.DuckDBPyConnection
 ) -> None:
-    log = results.sql("from training_log where metric like '%validation%'").df()
-    assert log["metric"].str.startswith("trial ").any()
+    """Trials too, of which this run has none: see test_training.py."""
+    log = results.sql("from training_log where metric like 'validation%'").df()
+    assert len(log) > 5
     for row in log.to_dict("records"):
-        trial = row["metric"].removeprefix("trial ").rpartition(": ")[0]
-        rows = ask(tiny, "validation_rows", agent=row["agent"], trial=trial, step=row["step"])
+        rows = ask(tiny, "validation_rows", agent=row["agent"], trial="", step=row["step"])
         assert rows.loc[rows["seed"] == row["seed"], "value"].mean() == pytest.approx(row["value"], abs=1e-9), row
 
 

@@ -178,6 +178,10 @@ def test_the_trial_that_validates_best_gives_every_seed_its_settings(
     log = read_table([tmp_path / "out" / "training_log.parquet"], "training_log").to_pandas()
     tried = log[log["metric"].str.endswith(": best_validation")].set_index("metric")["value"].to_dict()
     assert tried == {f"trial gru={width}: best_validation": float(n == best) for n, width in enumerate(widths)}
+    scores = read_table([tmp_path / "out" / training.SCORES], "validation_scores").to_pandas()
+    of_trials = scores.groupby(scores["trial"].fillna("none"))["value"].mean().to_dict()
+    assert of_trials == {"none": 1.0} | {f"gru={width}": float(n == best) for n, width in enumerate(widths)}
+    assert set(scores.loc[scores["trial"].isna(), "seed"]) == {11, 13}
     alone = experiment.model_copy(update={"agents": {"goalrec_off": {"gru": widths[best]}}})
     train(tiny, alone, tmp_path / "alone")
     assert all(same(weights(tmp_path, seed), weights(tmp_path / "alone", seed)) for seed in (11, 13))
