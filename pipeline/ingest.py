@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pipeline.conservation import LEFT_OUT, staged_counts
 from pipeline.errors import DataError, StorageError
 from pipeline.experiment import Partitions, utc
-from pipeline.facts import DAY_US, write_facts
+from pipeline.facts import write_facts
 from pipeline.partitions import Partition
 from pipeline.schemas import SCHEMAS
 from pipeline.sources.base import EVENT_COLUMNS, Lines, RawFile, Source
@@ -232,7 +232,7 @@ def _merge(paths: Sequence[Path], out: Path) -> list[int]:
 
 def _period_sql(grain: str) -> str:
     """The first day of the period of ``event_ts``."""
-    day = f"date '1970-01-01' + (epoch_us(event_ts) // {DAY_US})::integer"
+    day = "make_timestamp(epoch_us(event_ts))::date"  # not by division, which rounds towards 1970
     return day if grain == "day" else f"date_trunc('{grain}', {day})::date"
 
 

@@ -474,6 +474,27 @@ def test_facts_that_differ_in_any_column_are_two_and_the_same_fact_is_one(tmp_pa
     assert len(set(pq.read_table(tmp_path / "e.parquet")["event_id"].to_pylist())) == 2
 
 
+@pytest.mark.parametrize(
+    ("grain", "first", "keys"),
+    [
+        ("day", date(1969, 12, 30), ["1969-12-30", "1969-12-31", "1970-01-01"]),
+        ("month", date(1969, 11, 1), ["1969-12-01", "1969-12-01", "1970-01-01"]),
+    ],
+)
+def test_an_event_before_1970_belongs_to_its_own_day(tmp_path: Path, grain: Any, first: date, keys: list[str]) -> None:
+    moments = ["1969-12-30 23:59:59.999999Z", "1969-12-31 00:00:00Z", "1970-01-01 00:00:00Z"]
+    values = [f"('u', 'i', timestamptz '{ts}', 'click', null, null, null, null, null, 1, '')" for ts in moments]
+    raw, partitions = tmp_path / "log.bin", Partitions(grain=grain, start=first, end=date(1970, 2, 1))
+    raw.write_text("before 1970")
+    source = FakeSource(", ".join(values))
+    manifest = stage(source, [RawFile(raw, "events")], tmp_path / "staged", partitions, "c").to_pylist()
+    [folder] = staged_folders(manifest, tmp_path / "staged", partitions, "c").values()
+    found = [(path.stem, row) for path in (folder / "events").iterdir() for row in pq.read_table(path).to_pylist()]
+    by_time = sorted(found, key=lambda pair: pair[1]["event_ts"])
+    assert [key for key, _ in by_time] == keys
+    assert [row["event_date"] for _, row in by_time] == [date(1969, 12, 30), date(1969, 12, 31), date(1970, 1, 1)]
+
+
 def test_a_partition_that_no_file_touches_is_an_empty_table(tmp_path: Path) -> None:
     assert build_events([], partitions_of(DAYS)[0], tmp_path / "e.parquet") == {}
     assert pq.read_table(tmp_path / "e.parquet").schema == SCHEMAS["events"]
