@@ -159,7 +159,7 @@ def _spans(visit: Array, us: Array, pause: Array, rules: Rules) -> _Spans:
     is_long = us - chain_us >= rules.max_us
     is_session = is_chain
     if is_long.any():
-        pieces = np.where(is_long, us % DAY_US % rules.max_us - us, chain_us)  # of the rest: below 0
+        pieces = np.where(is_long, us % DAY_US % rules.max_us - us, chain_us)  # of the rest: of the other sign
         is_session = is_chain | _changes(pieces)
     start = np.flatnonzero(is_session)
     return _Spans(start, np.append(start[1:], len(us)), np.append(~is_chain[start[1:]], False))

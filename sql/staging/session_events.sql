@@ -18,9 +18,9 @@ chained as (
 ),
 cut as (
     select
-        * exclude (chain_us),
-        if(us - chain_us < $max_us, chain_us, -(us - us % 86_400_000_000 % $max_us)) as piece  -- of the rest: below 0
-    from chained
+        * exclude (chain_us, day_us),
+        if(us - chain_us < $max_us, chain_us, -(us - day_us % $max_us)) as piece  -- of the rest: of the other sign
+    from (select *, us - epoch_us(make_timestamp(us)::date) as day_us from chained)
 ),
 parted as (
     select *, coalesce(is_chain or piece <> lag(piece) over (), true) as is_session from cut

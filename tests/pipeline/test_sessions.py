@@ -1,4 +1,5 @@
 from collections import Counter
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -6,8 +7,8 @@ import pytest
 
 import pipeline.sessions as sessions_module
 from pipeline.errors import DataError
-from pipeline.experiment import Rewards, Sessions
-from pipeline.partitions import Partition
+from pipeline.experiment import Partitions, Rewards, Sessions
+from pipeline.partitions import Partition, partitions_of
 from pipeline.sessions import NEAR, build_sessions, is_constructed, late_path
 from tests.pipeline.logs import HOUR, MINUTE, START, at, busy_log, days, event, read_rows, under, write_events
 
@@ -86,6 +87,20 @@ def test_a_long_session_is_cut_at_the_cap_and_then_at_midnight(tmp_path: Path) -
     ]
     assert sum(s["impressions"] for s in sessions) == len(events)
     assert total(counts, "capped") == 2
+
+
+@pytest.mark.parametrize("constructed", [False, True])
+def test_a_log_of_before_1970_has_the_sessions_of_a_later_one(tmp_path: Path, constructed: bool) -> None:
+    partitions = partitions_of(Partitions(start=date(1969, 12, 29), end=date(1970, 1, 4)))
+    ago, later = START - partitions[0].start, acts_of(0)
+    earlier = [{**e, "event_ts": e["event_ts"] - ago} for e in later]
+
+    def spans(folder: str, log: Rows, wanted: list[Partition], shift: timedelta) -> Counter[tuple[Any, ...]]:
+        often_cut = Sessions(rows=2, cols=2, max_hours=7)
+        _, found, _ = sessionise(tmp_path / folder, log, wanted, often_cut, constructed=constructed)
+        return Counter((s["user_id"], s["start_ts"] + shift, s["end_ts"] + shift, s["capped"]) for s in found)
+
+    assert spans("earlier", earlier, partitions, ago) == spans("later", later, days(6), timedelta(0))
 
 
 def test_a_session_just_under_the_cap_stays_whole(tmp_path: Path) -> None:
