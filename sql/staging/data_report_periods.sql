@@ -14,7 +14,7 @@ feedback_by_period as (
 ),
 session_days as (
     select
-        date '1970-01-01' + (epoch_us(start_ts) // 86_400_000_000)::int as start_date,
+        make_timestamp(epoch_us(start_ts))::date as start_date,
         count(*) filter (where clicks > 0) as with_positive,
         count(*) filter (where clicks = 0) as without_positive
     from sessions

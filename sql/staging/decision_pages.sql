@@ -56,7 +56,7 @@ select
     state.*,
     key64(state.user_id) as user_key,
     keys.page_ts,
-    epoch_us(keys.page_ts) // 3_600_000_000 as hour,
+    datediff('hour', timestamptz 'epoch', keys.page_ts) as hour,
     keys.item_keys,
     offers.pool_items,
     offers.pool_keys,

@@ -7,7 +7,7 @@ with facts as (
     from impressions
     where positive_ts is not null
 )
-select epoch_us(ts) // 86_400_000_000 as day, count(*) as facts, sum(digest)::varchar as digest
+select make_timestamp(epoch_us(ts))::date - date '1970-01-01' as day, count(*) as facts, sum(digest)::varchar as digest
 from facts
 group by day
 order by day

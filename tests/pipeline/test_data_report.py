@@ -1,7 +1,7 @@
 """What was ingested, against pandas and numpy on a random log, and by hand where a log is tiny, one-sided or empty."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipeline.schemas import SCHEMAS
 from tests.pipeline.logs import START, at, event, write_rows
 
 KINDS = ("skip", "click", "cart", "purchase")
+EPOCH = (date(1970, 1, 1) - START.date()).days * 24  # hours
 Rows = Sequence[dict[str, Any]]
 
 
@@ -201,11 +202,17 @@ def test_coverage_is_the_share_of_a_types_events_that_fill_a_column(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("grain", "periods"),
-    [("day", ["2024-01-31", "2024-02-01"]), ("month", ["2024-01-01", "2024-02-01"]), ("year", ["2024-01-01"])],
+    ("grain", "midnight", "periods"),
+    [
+        ("day", 31 * 24, ["2024-01-31", "2024-02-01"]),
+        ("month", 31 * 24, ["2024-01-01", "2024-02-01"]),
+        ("year", 31 * 24, ["2024-01-01"]),
+        ("day", EPOCH, ["1969-12-31", "1970-01-01"]),
+        ("year", EPOCH, ["1969-01-01", "1970-01-01"]),
+    ],
 )
-def test_periods_are_those_of_the_experiment(tmp_path: Path, grain: str, periods: list[str]) -> None:
-    log = [impression(1, "u", "i", 30 * 24 + 23.9), impression(2, "u", "i", 31 * 24)]
+def test_periods_are_those_of_the_experiment(tmp_path: Path, grain: str, midnight: int, periods: list[str]) -> None:
+    log = [impression(1, "u", "i", midnight - 0.1), impression(2, "u", "i", midnight)]
     found = report(tmp_path, log, grain=grain)
     for section in ("events", "feedback", "sessions", "users", "items"):
         assert {row["bucket"] for row in found.rows(f"{section}_by_period")} == set(periods), section

@@ -311,6 +311,16 @@ def test_only_features_of_other_facts_are_made_again(
     assert build_features(*inputs, WEEK_LATER, under(tmp_path, "third"), out) == []
 
 
+def test_a_new_fact_of_before_1970_makes_its_day_again(tmp_path: Path) -> None:
+    wanted = partitions_of(Partitions(start=date(1969, 12, 30), end=date(1970, 1, 2)))
+    shown = [impression(n, "a", p.start + HOUR) for n, p in enumerate(wanted)]
+    featured(tmp_path, shown, wanted)
+    late = [*shown, impression(9, "b", wanted[1].start + 2 * HOUR)]
+    log = write_rows(tmp_path / "impressions.parquet", "impressions", late)
+    published, again = (under(tmp_path, name) for name in ("features", "again"))
+    assert build_features([log], tmp_path / "items.parquet", wanted, again, published) == wanted[1:]
+
+
 def test_features_are_made_again_for_another_catalogue_and_without_a_readable_record(tmp_path: Path) -> None:
     shown = busy_shop(at(0), 240, 100)
     featured(tmp_path, shown)
