@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,8 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Generic, TypeVar
+
+from pipeline.plan import commit
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("duckdb", "numpy", "pandas", "polars", "pyarrow", "torch")
@@ -65,7 +66,7 @@ def publish(name: str, measurements: Sequence[Measurement]) -> None:
     surroundings = {
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        "commit": _commit(),
+        "commit": commit(),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with (RESULTS / f"{name}.jsonl").open("a", encoding="utf-8") as stream:
@@ -86,9 +87,3 @@ def peak_rss_mb() -> float:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def _commit() -> str | None:
-    git = ["git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(git, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None

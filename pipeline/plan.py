@@ -5,6 +5,7 @@ plan is known before anything runs: a part is stale exactly when its fingerprint
 """
 
 import shutil
+import subprocess
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from pipeline.experiment import Experiment, simulator_class
+from pipeline.experiment import PROJECT, Experiment, simulator_class
 from pipeline.ingest import discovered, staged_folders
 from pipeline.partitions import Partition, partitions_of
 from pipeline.schemas import SCHEMAS
@@ -425,6 +426,19 @@ def row_count(files: Iterable[Path]) -> int:
 
 def library_versions() -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES}
+
+
+def commit() -> str:
+    """The commit of the checkout; ``+`` for uncommitted changes of more than benchmarks' results, empty outside git."""
+    status = ["status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"]
+    try:
+        head, changes = (
+            subprocess.run(["git", "-C", str(PROJECT), *command], capture_output=True, text=True, check=True).stdout
+            for command in (["rev-parse", "--short=12", "HEAD"], status)
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.strip() + ("+" if changes.strip() else "")
 
 
 def _plain(value: Any) -> Any:

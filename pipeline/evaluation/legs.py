@@ -1,15 +1,14 @@
 """The three legs together: the leaderboard with where its numbers come from, and the legs that have none."""
 
 import json
-import subprocess
 
 import pandas as pd
 import pyarrow as pa
 
 from pipeline.evaluation.leaderboard import leaderboard, leg_rows
 from pipeline.evaluation.off_policy_board import board_rows, refusal
-from pipeline.experiment import PROJECT, Experiment
-from pipeline.plan import Job, library_versions
+from pipeline.experiment import Experiment
+from pipeline.plan import Job, commit, library_versions
 from pipeline.schemas import SCHEMAS
 from pipeline.simulation import failed_criteria
 from pipeline.source_settings import StorefrontSource
@@ -54,18 +53,6 @@ def _provenance(job: Job) -> dict[str, str]:
         "data_hash": plan.fingerprint("manifest"),
         "code_hash": fingerprint(recipe["code"], recipe["inputs"]),
         "config_hash": fingerprint(plan.experiment.model_dump(mode="json")),
-        "commit": _commit(),
+        "commit": commit(),
         "versions": json.dumps(library_versions(), sort_keys=True),
     }
-
-
-def _commit() -> str:
-    """The commit of the checkout when the numbers were computed; ``+`` for uncommitted changes, empty outside git."""
-    try:
-        head, changes = (
-            subprocess.run(["git", "-C", str(PROJECT), *command], capture_output=True, text=True, check=True).stdout
-            for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head.strip() + ("+" if changes.strip() else "")
