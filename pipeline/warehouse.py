@@ -69,7 +69,7 @@ def connect(
 
     HINDSIGHT_MEMORY (as ``6GiB``) limits what it holds in memory; DuckDB's own default is 80 % of the machine's. Of
     several ``workers`` at a time each gets its share of the memory, and one thread: a window over all rows has no more.
-    An input without files becomes an empty table with the published columns of its name.
+    An input without files becomes an empty view with the published columns of its name.
     """
     with tempfile.TemporaryDirectory(prefix="hindsight-") as spill, duckdb.connect() as con:
         con.execute("set timezone = 'UTC'")
@@ -101,18 +101,14 @@ def memory_limit(workers: int = 1) -> int:
 
 
 def view(con: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path]) -> None:
-    """A view over Parquet files, or an empty table with the published columns where there are none."""
+    """A view over Parquet files, or over no rows with the published columns where there are none."""
     if files:
         paths = ", ".join(literal(path) for path in files)
-        con.execute(
-            f"create or replace view {quote(name)} as "
-            f"select * from read_parquet([{paths}], union_by_name = true, hive_partitioning = false)"
-        )
+        rows = f"select * from read_parquet([{paths}], union_by_name = true, hive_partitioning = false)"
     else:
-        none = SCHEMAS[name].empty_table()
-        con.register("_none", none)
-        con.execute(f"create or replace table {quote(name)} as select * from _none")
-        con.unregister("_none")
+        columns = ", ".join(f"null::{_duckdb_type(field.type)} as {quote(field.name)}" for field in SCHEMAS[name])
+        rows = f"select {columns} limit 0"
+    con.execute(f"create or replace view {quote(name)} as {rows}")
 
 
 def run_sql(

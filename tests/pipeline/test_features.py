@@ -95,6 +95,18 @@ def test_what_events_say_of_an_item_fills_what_the_catalogue_leaves_open(tmp_pat
     assert check_features(files, [log], catalogue) != []  # without them the counts have no ground
 
 
+@pytest.mark.parametrize("told_of", [[0], [1], []])
+def test_events_may_say_something_of_items_in_some_partitions_alone(tmp_path: Path, told_of: list[int]) -> None:
+    shown = [impression(n, "bare", p.start) for n, p in enumerate(WEEK_LATER)]
+    log = write_rows(tmp_path / "impressions.parquet", "impressions", shown)
+    told = write_rows(tmp_path / "mentions.parquet", "mentions", [{"item_id": "bare", "category": "told"}])
+    out, catalogue = under(tmp_path, "features"), write_catalogue(tmp_path)
+    said = {p.key: [told] if n in told_of else [] for n, p in enumerate(WEEK_LATER)}
+    build_features([log], catalogue, WEEK_LATER, out, mentions=lambda partition: said[partition.key])
+    found = [read_rows(out(p))[0]["item_category"] for p in WEEK_LATER]
+    assert found == ["told" if n in told_of else None for n in range(2)]
+
+
 def by_hand(of: Row, log: Sequence[Row], catalogue: dict[str, Row]) -> Row:
     """The features of one impression, counted as their definitions read."""
     user, item, now = of["user_id"], of["item_id"], of["impression_ts"]
