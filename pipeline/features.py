@@ -21,9 +21,12 @@ start are kept moment by moment, the time between as one count; and of users, on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
@@ -57,20 +60,31 @@ def build_features(
     file of a partition: where it was made from the same facts it is linked, not made again, for a new day's impressions
     come with those of the days before it.
     """
+    code = code_fingerprint("pipeline.features")
+    published = {p: path for p in wanted if (path := reuse(p))}
+    records = {p: _record(path, code) for p, path in published.items()}
     with connect({"impressions": impressions, "described_items": [described]}) as con:
-        days = run_sql(con, "staging/feature_digests").fetchall()
-        code = code_fingerprint("pipeline.features"), file_hash(described)
+        files = _shown(con, impressions, records.values())
         said = {p: [path for path in mentions(p) if pq.read_metadata(path).num_rows] for p in wanted}
-        made_from = {p.key: fingerprint(_facts_of(days, p), code, [file_hash(f) for f in said[p]]) for p in wanted}
+        hashes = {path: file_hash(path) for path in {described, *chain(*said.values())}}
+        made_from = {
+            p: fingerprint(_facts_of(files, p), code, [hashes[path] for path in (described, *said[p])]) for p in wanted
+        }
+        same = [p for p, record in records.items() if record.get("made_from") == made_from[p]]
+        for p in same:
+            link(published[p], out(p))
+        stale = [p for p in wanted if p not in same]
         con.execute(f"create view facts as {sql_text('staging/feature_facts')}")
-        stale = [p for p in wanted if not _linked(reuse(p), out(p), made_from[p.key])]
         # What events say of an item may change with time: each partition then has a catalogue of its own.
         for neighbours in [[p] for p in stale] if any(said.values()) else _runs(stale):
+            view(con, "impressions", [file.path for file in _near(files, neighbours)])
             view(con, "mentions", said[neighbours[0]])
             _build(con, neighbours, out)
-        for p in wanted:
-            _record(out(p)).write_text(json.dumps({"made_from": made_from[p.key]}), encoding="utf-8")
-        return stale
+    for p in wanted:
+        near = {file.name: file.days for file in _near(files, [p])}
+        record = {"code": code, "made_from": made_from[p], "days": near}
+        _beside(out(p)).write_text(json.dumps(record), encoding="utf-8")
+    return stale
 
 
 def check_features(
@@ -90,27 +104,52 @@ def check_features(
         return run_check(con, "no_future_in_features")
 
 
-def _facts_of(days: Sequence[tuple[int, int, str]], partition: Partition) -> list[tuple[int, int, str]]:
-    """The digests of the days whose facts count for the partition."""
-    first, last = ((moment - EPOCH) // DAY for moment in (partition.start - WEEK, partition.end))
-    return [row for row in days if first <= row[0] < last]
+@dataclass(frozen=True)
+class _Shown:
+    """A file of impressions, and what the facts of each of its days come to: day, how many, the sum of their hashes."""
+
+    path: Path
+    name: str  # a hash of its content
+    days: list[tuple[int, int, int]]
+
+    def within(self, start: datetime, end: datetime) -> list[tuple[int, int, int]]:
+        first, last = ((moment - EPOCH) // DAY for moment in (start, end))
+        return [day for day in self.days if first <= day[0] < last]
 
 
-def _linked(published: Path | None, path: Path, made_from: str) -> bool:
-    """Link the published file if it was made from the same facts; whether it was."""
-    if published is None:
-        return False
+def _shown(con: DuckDBPyConnection, files: Sequence[Path], records: Iterable[Mapping[str, Any]]) -> list[_Shown]:
+    """The files, in their order. One that a record knows is not read again: of a long history only a day is new."""
+    names = {path: file_hash(path) for path in files}
+    days = {name: list(map(tuple, known)) for record in records for name, known in record.get("days", {}).items()}
+    new = {str(path): name for path, name in names.items() if name not in days}
+    days |= {name: [] for name in new.values()}
+    if new:
+        for path, *day in run_sql(con, "staging/feature_digests", {"files": list(new)}).fetchall():
+            days[new[path]].append(tuple(day))
+    return [_Shown(path, name, days[name]) for path, name in names.items()]
+
+
+def _near(files: Iterable[_Shown], neighbours: Sequence[Partition]) -> list[_Shown]:
+    """The files that the features of neighbours are made from: a positive may come a day after its impression."""
+    return [file for file in files if file.within(neighbours[0].start - WEEK - DAY, neighbours[-1].end)]
+
+
+def _facts_of(files: Iterable[_Shown], partition: Partition) -> list[int]:
+    """The facts that count for the partition: how many, and the sum of their hashes."""
+    days = [day for file in files for day in file.within(partition.start - WEEK, partition.end)]
+    return [sum(day[n] for day in days) for n in (1, 2)]
+
+
+def _record(published: Path, code: str) -> dict[str, Any]:
+    """What published features were made from; empty where that is not known, or other code wrote it."""
     try:
-        record = json.loads(_record(published).read_text(encoding="utf-8"))
+        record = json.loads(_beside(published).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    if record["made_from"] != made_from:
-        return False
-    link(published, path)
-    return True
+        return {}
+    return dict(record) if record.get("code") == code else {}
 
 
-def _record(path: Path) -> Path:
+def _beside(path: Path) -> Path:
     return path.with_suffix(".json")
 
 

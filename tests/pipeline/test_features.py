@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pipeline.features as features_module
 from pipeline.experiment import Partitions
 from pipeline.features import build_features, check_features
 from pipeline.partitions import Partition, partitions_of
@@ -321,6 +322,37 @@ def test_only_features_of_other_facts_are_made_again(
     assert build_features(*inputs, WEEK_LATER, out, published) == [WEEK_LATER[n] for n in stale]
     assert [out(p).read_bytes() for p in WEEK_LATER] == [anew(p).read_bytes() for p in WEEK_LATER]
     assert build_features(*inputs, WEEK_LATER, under(tmp_path, "third"), out) == []
+
+
+def test_of_a_long_history_only_new_files_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partitions, shown = days(11), busy_shop(at(0), 264, 300)
+    logs = [
+        write_rows(
+            tmp_path / f"{p.key}.parquet", "impressions", [s for s in shown if p.start <= s["impression_ts"] < p.end]
+        )
+        for p in partitions
+    ]
+    counted: list[list[str]] = []
+    real = features_module.run_sql
+    monkeypatch.setattr(
+        features_module,
+        "run_sql",
+        lambda con, name, params: (counted.append(params["files"]), real(con, name, params))[1],
+    )
+    catalogue, published, out = write_catalogue(tmp_path), under(tmp_path, "published"), under(tmp_path, "features")
+    assert build_features(logs[:-1], catalogue, partitions[8:10], published) == partitions[8:10]
+    reuse = {p.key: published(p) for p in partitions[8:10]}
+    made = build_features(logs[1:], catalogue, partitions[9:], out, lambda p: reuse.get(p.key))
+    assert made == partitions[10:]
+    assert counted == [[str(path) for path in logs[:-1]], [str(logs[-1])]]
+    anew = under(tmp_path, "anew")
+    build_features(logs[1:], catalogue, partitions[9:], anew)
+    assert [out(p).read_bytes() for p in partitions[9:]] == [anew(p).read_bytes() for p in partitions[9:]]
+    records = [out(p).with_suffix(".json").read_bytes() for p in partitions[9:]]
+    assert records == [anew(p).with_suffix(".json").read_bytes() for p in partitions[9:]]
+    monkeypatch.setattr(features_module, "code_fingerprint", lambda module: "other code")
+    assert build_features(logs, catalogue, partitions[8:10], out, lambda p: reuse.get(p.key)) == partitions[8:10]
+    assert counted[-1] == [str(path) for path in logs]  # what other code counted may be something else
 
 
 def test_a_new_fact_of_before_1970_makes_its_day_again(tmp_path: Path) -> None:
