@@ -17,7 +17,9 @@ splitting and checking the lines 7; laying them on piles, one a partition, 2; pu
 a line is text until it is known to be sound, and one that is not must be found again by its number.
 
 ``python -m benchmarks.etl --incremental --days 100`` runs the Dagster job up to the features: over the last day's file
-alone in an empty store, and over the same file added to a store of all the days before.
+alone in an empty store, and over the same file added to a store of all the days before. What a history of 99 days adds
+to the features of a day of 100,000 lines is a scan of the week before it, 650,000 rows: a fifth of what the day costs
+alone, of which finding the facts of its items, of its users and what was said of its items take a quarter each.
 """
 
 import argparse

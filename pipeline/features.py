@@ -15,7 +15,8 @@ short window can pass 1, as it does in a shop's own counters. GoalRec's item emb
 id where they are needed: rows keep ids, not features.
 
 A day costs about the same with a long history as without: of the week before it only the two days in which windows
-start are kept moment by moment, the time between as one count; and of users, only those of the day.
+start are kept moment by moment, the time between as one count; of users, only those of the day; and whether an earlier
+day's facts are other ones is told from the files that are new, for of the others a record beside the features knows.
 """
 
 from __future__ import annotations
