@@ -237,9 +237,12 @@ def vocabulary_key(catalogue: Catalogue) -> Tensor:
 
 def sample_feedback(positive: Tensor, kinds: Tensor, draws: Tensor) -> Tensor:
     """Feedback codes [...] from P(positive) [...], P(kind | positive) [..., KINDS] and uniform ``draws`` [..., 2]."""
-    cumulative = kinds.cumsum(dim=-1)[..., :-1]
-    kind = (draws[..., 1:] >= cumulative).sum(dim=-1)
-    return torch.where(draws[..., 0] < positive, FIRST_POSITIVE + kind, int(Feedback.SKIP))
+    return torch.where(draws[..., 0] < positive, sample_positive(kinds, draws[..., 1:]), int(Feedback.SKIP))
+
+
+def sample_positive(kinds: Tensor, draws: Tensor) -> Tensor:
+    """Feedback codes [...] of positive answers, from P(kind | positive) [..., KINDS] and uniform ``draws`` [..., 1]."""
+    return FIRST_POSITIVE + (draws >= kinds.cumsum(dim=-1)[..., :-1]).sum(dim=-1)
 
 
 def exit_labels(batch: SessionBatch) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ from models.simulators.base import (
     check_features,
     check_page,
     exit_labels,
-    sample_feedback,
+    sample_positive,
 )
 from pipeline.errors import DataError
 
@@ -69,15 +69,15 @@ class _Network(nn.Module):
         return hidden
 
     def after(self, hidden: Tensor, inputs: Tensor) -> Tensor:
-        """``gru`` of one step ``inputs`` [B, V+7] on ``hidden`` [B, H]: [B, H]."""
+        """``gru`` of one step ``inputs`` [B, V+7] on ``hidden`` [B, H]: [B, H]. No gradients."""
         of_input, of_hidden, input_bias, hidden_bias = self.gru.all_weights[0]
         gates = 2 * hidden.shape[1]
         new = linear(inputs, of_input, input_bias)  # [B, 3H]
         old = linear(hidden, of_hidden, hidden_bias)  # [B, 3H]
-        reset, update = (new[:, :gates] + old[:, :gates]).sigmoid_().chunk(2, dim=1)
+        reset, update = new[:, :gates].add_(old[:, :gates]).sigmoid_().chunk(2, dim=1)
         candidate = torch.addcmul(new[:, gates:], reset, old[:, gates:])
-        candidate = 2 * (2 * candidate).sigmoid_() - 1  # tanh: torch's takes four times as long
-        return candidate.lerp(hidden, update)
+        candidate = candidate.mul_(2).sigmoid_().mul_(2).sub_(1)  # tanh: torch's takes four times as long
+        return candidate.lerp_(hidden, update)
 
     def click_logits(self, pair: Tensor) -> Tensor:
         logits: Tensor = self.click(pair)[..., 0]  # [..., H+V] → [...]
@@ -124,24 +124,34 @@ class RNNUserModel(FittedUserModel):
         Slots are seen one after the other, and each answer bears on the next. Where a page is empty, the user leaves.
         """
         check_page(items, len(self.vectors))
-        network, rows = self.network, len(items)
-        shown = items != EMPTY  # [B, K]
+        network, width, shown = self.network, self.vectors.shape[1], items != EMPTY  # [B, K]
         last = shown & (shown.cumsum(dim=1) == shown.sum(dim=1, keepdim=True))  # [B, K]
-        answer_draws, leave_draw = draws[:, :-1].view(rows, -1, 2), draws[:, -1]  # [B, K, click and kind], [B]
-        leave = torch.ones(rows, dtype=torch.bool, device=hidden.device)
-        feedback = torch.zeros_like(items)
-        for slot in range(items.shape[1]):
-            item = items[:, slot].clamp(min=0)  # [B]
-            pair = self._pair(hidden, item)  # [B, H+V]
-            click = self.corrected("click", network.click_logits(pair)) + (0 if shift is None else shift)  # [B]
-            answer = sample_feedback(click.sigmoid(), network.kind(pair).softmax(dim=-1), answer_draws[:, slot])
-            feedback[:, slot] = answer.where(shown[:, slot], Feedback.NONE)
-            if last[:, slot].any():
+        full, ends = bool(shown.all()), last.any(dim=0).tolist()
+        inputs = _inputs(self.vectors[items.T.clamp(min=0)], last.T)  # [K, B, V+7]
+        answer_draws, leave_draw = draws[:, :-1].view(*items.shape, 2), draws[:, -1]  # [B, K, click and kind], [B]
+        leave = torch.ones(len(items), dtype=torch.bool, device=hidden.device)
+        answers = []
+        for slot, read in enumerate(inputs):
+            pair = torch.cat([hidden, read[:, :width]], dim=1)  # [B, H+V]
+            click = self.corrected("click", network.click_logits(pair))  # [B]
+            if shift is not None:
+                click = click + shift
+            answer = self._sampled(pair, click.sigmoid(), answer_draws[:, slot])  # [B]
+            if ends[slot]:
                 exit_probability = self.corrected("exit", network.exit_logits(pair, answer)).sigmoid()
                 leave = torch.where(last[:, slot], leave_draw < exit_probability, leave)
-            after = network.after(hidden, self._input(item, answer, last[:, slot]))  # [B, H]
-            hidden = torch.where(shown[:, slot, None], after, hidden)
-        return feedback, leave, hidden
+            after = network.after(hidden, _answered(read, answer))  # [B, H]
+            hidden = after if full else torch.where(shown[:, slot, None], after, hidden)
+            answers.append(answer)
+        return torch.stack(answers, dim=1).where(shown, Feedback.NONE), leave, hidden
+
+    def _sampled(self, pair: Tensor, click: Tensor, draws: Tensor) -> Tensor:
+        """Feedback codes [B] by P(click) [B] and ``draws`` [B, 2]. Few click, so the kind is asked of those alone."""
+        answer = torch.full(click.shape, int(Feedback.SKIP), device=click.device)
+        rows = (draws[:, 0] < click).nonzero()[:, 0]
+        if len(rows):
+            answer[rows] = sample_positive(self.network.kind(pair[rows]).softmax(dim=1), draws[rows, 1:])
+        return answer
 
     def loss(self, network: _Network, batch: SessionBatch) -> Tensor:
         ends, leaves = exit_labels(batch)
@@ -175,15 +185,10 @@ class RNNUserModel(FittedUserModel):
     def _pair(self, hidden: Tensor, items: Tensor) -> Tensor:
         return torch.cat([hidden, self.vectors[items]], dim=-1)
 
-    def _input(self, items: Tensor, feedback: Tensor, page_end: Tensor) -> Tensor:
-        return torch.cat(
-            [self.vectors[items], one_hot(feedback, len(Feedback)).float(), page_end[..., None].float()], dim=-1
-        )
-
     def _pairs(self, network: _Network, batch: SessionBatch) -> Tensor:
         """[h_t; e(i_t)] of every logged step, h_t from the steps before it: [B, L, H+V]."""
         start = self._start(network, batch.user_features, batch.initial_items)  # [B, H]
-        steps = self._input(batch.items, batch.feedback, batch.page_end)  # [B, L, V+7]
+        steps = _answered(_inputs(self.vectors[batch.items], batch.page_end), batch.feedback)  # [B, L, V+7]
         lengths = (batch.feedback > 0).sum(dim=1).cpu()  # [B]
         # Packed, because most sessions are far shorter than the longest one.
         packed = pack_padded_sequence(steps, lengths, batch_first=True, enforce_sorted=False)
@@ -191,7 +196,19 @@ class RNNUserModel(FittedUserModel):
         return self._pair(torch.cat([start[:, None], after[0][:, :-1]], dim=1), batch.items)
 
 
+def _inputs(vectors: Tensor, page_end: Tensor) -> Tensor:
+    """What the GRU reads of shown items [..., V], their answers still blank: [..., V+7]."""
+    blank = vectors.new_zeros(*page_end.shape, len(Feedback))
+    return torch.cat([vectors, blank, page_end[..., None].float()], dim=-1)
+
+
+def _answered(inputs: Tensor, feedback: Tensor) -> Tensor:
+    """``_inputs`` with the one-hot ``feedback`` [...] filled in."""
+    first = inputs.shape[-1] - 1 - len(Feedback)
+    return inputs.scatter_(-1, first + feedback[..., None], 1.0)
+
+
 def _mlp(width: int, layers: tuple[int, ...], out: int) -> nn.Sequential:
     widths = [width, *layers]
-    hidden = [m for a, b in pairwise(widths) for m in (Linear(a, b), nn.ReLU())]
+    hidden = [m for a, b in pairwise(widths) for m in (Linear(a, b), nn.ReLU(inplace=True))]
     return nn.Sequential(*hidden, Linear(widths[-1], out))
