@@ -18,6 +18,7 @@ Before the first step ``similar`` recall compares all items with each other, onc
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from statistics import median
@@ -37,6 +38,7 @@ SEED = 7
 ITEMS, MANY_ITEMS = 2_000, 20_000
 EMBEDDING, USER_WIDTH, HISTORY = 50, 8, 10
 ROWS, COLS, POOL, PAGES = 5, 2, 50, 10
+POSITIVE = 0.15  # share of positive answers: untrained networks would give a half
 ALONE = 20  # users of the loop over single ones
 
 
@@ -119,6 +121,7 @@ def make_model(name: str, task: Task) -> FittedUserModel:
     torch.manual_seed(SEED)
     model = simulator_config(name, {}).build(task)
     model.load_state_dict(model.new_network().state_dict())
+    model.calibration = {"click": torch.tensor([0.0, math.log(POSITIVE / (1 - POSITIVE))], device=task.device)}
     return model
 
 
