@@ -43,6 +43,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from models.base import StateBatch, Task, TensorBatch
 from models.feedback import FIRST_POSITIVE, Feedback
+from models.linear import GRU, Linear
 from models.simulators.base import (
     EMPTY,
     EVALUATED_SESSIONS,
@@ -90,18 +91,18 @@ class FeedbackState(TensorBatch):
 class _Network(nn.Module):
     def __init__(self, config: FeedbackConfig, slots: int, item_width: int) -> None:
         super().__init__()
-        self.skipped = nn.GRU(item_width, config.hidden, batch_first=True)
-        self.positive = nn.GRU(item_width, config.hidden, batch_first=True)
-        self.merge = nn.Linear(2 * config.hidden, config.hidden)
-        self.state = nn.Linear(config.hidden, config.width)
-        self.item = nn.Linear(item_width, config.width, bias=False)
+        self.skipped = GRU(item_width, config.hidden)
+        self.positive = GRU(item_width, config.hidden)
+        self.merge = Linear(2 * config.hidden, config.hidden)
+        self.state = Linear(config.hidden, config.width)
+        self.item = Linear(item_width, config.width, bias=False)
         self.slot = nn.Parameter(torch.zeros(slots, config.width)) if config.position else None
-        self.answer = nn.Linear(config.width, len(CLASSES))
+        self.answer = Linear(config.width, len(CLASSES))
         self.exit = nn.Linear(config.hidden + 2, 1) if config.leave == "hazard" else None
 
     def encode(self, skipped: Tensor, positive: Tensor) -> Tensor:
         """s of two histories [B, N, V]: [B, H]."""
-        last = [gru(items)[1][0] for gru, items in ((self.skipped, skipped), (self.positive, positive))]
+        last = [gru.last(items) for gru, items in ((self.skipped, skipped), (self.positive, positive))]
         encoding: Tensor = self.merge(torch.cat(last, dim=1))
         return encoding
 

@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from models.base import StateBatch, Task
 from models.feedback import FIRST_POSITIVE, Feedback
-from models.linear import Linear, linear
+from models.linear import GRU, Linear
 from models.simulators.base import (
     EMPTY,
     KINDS,
@@ -59,7 +59,7 @@ class _Network(nn.Module):
         super().__init__()
         pair = config.hidden + item_width
         self.initial = Linear(user_width + config.history * item_width, config.hidden)
-        self.gru = nn.GRU(item_width + len(Feedback) + 1, config.hidden, batch_first=True)
+        self.gru = GRU(item_width + len(Feedback) + 1, config.hidden)
         self.click = _mlp(pair, config.layers, 1)
         self.kind = _mlp(pair, config.layers, KINDS)
         self.exit = Linear(pair + len(Feedback), 1)
@@ -67,17 +67,6 @@ class _Network(nn.Module):
     def start(self, user: Tensor) -> Tensor:
         hidden: Tensor = self.initial(user).tanh()  # [B, H]
         return hidden
-
-    def after(self, hidden: Tensor, inputs: Tensor) -> Tensor:
-        """``gru`` of one step ``inputs`` [B, V+7] on ``hidden`` [B, H]: [B, H]. No gradients."""
-        of_input, of_hidden, input_bias, hidden_bias = self.gru.all_weights[0]
-        gates = 2 * hidden.shape[1]
-        new = linear(inputs, of_input, input_bias)  # [B, 3H]
-        old = linear(hidden, of_hidden, hidden_bias)  # [B, 3H]
-        reset, update = new[:, :gates].add_(old[:, :gates]).sigmoid_().chunk(2, dim=1)
-        candidate = torch.addcmul(new[:, gates:], reset, old[:, gates:])
-        candidate = candidate.mul_(2).sigmoid_().mul_(2).sub_(1)  # tanh: torch's takes four times as long
-        return candidate.lerp_(hidden, update)
 
     def click_logits(self, pair: Tensor) -> Tensor:
         logits: Tensor = self.click(pair)[..., 0]  # [..., H+V] → [...]
@@ -140,7 +129,7 @@ class RNNUserModel(FittedUserModel):
             if ends[slot]:
                 exit_probability = self.corrected("exit", network.exit_logits(pair, answer)).sigmoid()
                 leave = torch.where(last[:, slot], leave_draw < exit_probability, leave)
-            after = network.after(hidden, _answered(read, answer))  # [B, H]
+            after = network.gru.step(_answered(read, answer), hidden)  # [B, H]
             hidden = after if full else torch.where(shown[:, slot, None], after, hidden)
             answers.append(answer)
         return torch.stack(answers, dim=1).where(shown, Feedback.NONE), leave, hidden

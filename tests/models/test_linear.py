@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN against torch's own."""
+"""Linear and recurrent layers against torch's own."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from models.linear import LARGE, Linear, linear
+from models.linear import GRU, LARGE, Linear, linear
 
 MANY = 1 + LARGE // (20 * 7)  # rows of a product that oneDNN takes
 
@@ -67,3 +67,23 @@ def test_large_products_go_through_onednn_and_small_ones_do_not(monkeypatch: pyt
         for rows in (MANY - 1, MANY):
             layer()(random(rows, 20))
     assert seen == [MANY]
+
+
+@pytest.mark.parametrize("users", [1, 2 * LARGE // (3 * 9 * 9)], ids=["one", "many"])
+def test_the_states_are_torchs(users: int) -> None:
+    torch.manual_seed(1)
+    ours = GRU(5, 9)
+    inputs = random(users, 4, 5)
+    with torch.no_grad():
+        states = ours(inputs)[0]  # [B, 4, 9]
+        assert_close(ours.last(inputs), states[:, -1], rtol=1e-5, atol=1e-5)
+        assert_close(ours.step(inputs[:, 3], states[:, 2]), states[:, 3], rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_the_last_state_are_torchs() -> None:
+    ours, inputs = GRU(5, 9), random(2 * LARGE // (3 * 9 * 9), 2, 5)
+    gradients = []
+    for state in (ours.last(inputs), ours(inputs)[0][:, -1]):
+        gradients.append(torch.autograd.grad(state.sum(), list(ours.parameters())))
+    for own, torchs in zip(*gradients, strict=True):
+        assert_close(own, torchs)
