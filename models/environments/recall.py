@@ -67,7 +67,7 @@ class _Recall:
         return self.drawn(keys, PROPOSALS * size, PERSONAL)
 
     def __call__(self, state: StateBatch, shown: Tensor, keys: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        picked, _ = first_distinct(self.proposals(state, shown, keys, size), shown, size)  # [B, R]
+        picked = first_distinct(self.proposals(state, shown, keys, size), shown, size)  # [B, R]
         short = (picked == 0).any(dim=1).nonzero()[:, 0]
         if len(short):
             picked[short] = self._filled(picked[short], shown[short], keys[short], size)
@@ -81,7 +81,7 @@ class _Recall:
         start = (uniforms(keys, WALK, width=1) * self.n_items).long()  # [B, 1]
         walk = self.path[(start + steps) % self.n_items]
         proposed = torch.cat([picked, self.drawn(keys, PROPOSALS * size, POPULAR), walk], dim=1)
-        fresh, again = first_distinct(proposed, shown, size)
+        fresh, again = (first_distinct(proposed, shown, size, again) for again in (False, True))
         known = (fresh > 0).sum(dim=1, keepdim=True)  # [B, 1]
         rank = torch.arange(size, device=self.device)
         return torch.where(rank < known, fresh, again.gather(1, (rank - known).clamp(min=0)))
@@ -155,10 +155,10 @@ class RelatedRecall(_Recall):
 RECALLS = {"similar": SimilarRecall, "related": RelatedRecall, "popular": PopularRecall, "uniform": UniformRecall}
 
 
-def first_distinct(proposals: Tensor, shown: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The first ``size`` different items of ``proposals`` [B, M] not in ``shown`` [B, S], and the first that are.
+def first_distinct(proposals: Tensor, shown: Tensor, size: int, again: bool = False) -> Tensor:
+    """The first ``size`` different items of ``proposals`` [B, M] not in ``shown`` [B, S]; ``again``: that are in it.
 
-    Both [B, size], in the order of the proposals, 0 where there are no more.
+    [B, size], in the order of the proposals, 0 where there are no more.
     """
     offset = shown.shape[1]
     joined = F.pad(torch.cat([shown, proposals], dim=1), (0, 1))  # [B, S+M+1], the last column is none
@@ -168,14 +168,9 @@ def first_distinct(proposals: Tensor, shown: Tensor, size: int) -> tuple[Tensor,
     keys = _ascending((joined[:, :-1] << bits) + torch.arange(none, device=joined.device))
     items, place = keys >> bits, keys & ((1 << bits) - 1)  # [B, S+M]
     proposed, repeated = place >= offset, F.pad(items[:, 1:] == items[:, :-1], (1, 0))
-    after_shown = repeated & F.pad(~proposed[:, :-1], (1, 0))
-
-    def first(flags: Tensor) -> Tensor:
-        places = _ascending(place.where(flags, none))[:, :size]  # in the order of the proposals
-        return F.pad(joined.gather(1, places), (0, size - places.shape[1]))
-
-    real = proposed & (items > 0)
-    return first(real & ~repeated), first(real & after_shown)
+    wanted = repeated & F.pad(~proposed[:, :-1], (1, 0)) if again else ~repeated
+    places = _ascending(place.where(proposed & (items > 0) & wanted, none))[:, :size]  # in the order of the proposals
+    return F.pad(joined.gather(1, places), (0, size - places.shape[1]))
 
 
 def _ascending(values: Tensor) -> Tensor:

@@ -145,10 +145,9 @@ def test_related_items_are_those_closest_to_the_mean_positive() -> None:
 def test_the_first_distinct_items_keep_the_order_of_the_proposals() -> None:
     shown = torch.tensor([[7, 0, 7, 2]])
     proposals = torch.tensor([[5, 7, 5, 3, 0, 2, 7, 9, 3]])
-    fresh, again = first_distinct(proposals, shown, 4)
-    assert fresh.tolist() == [[5, 3, 9, 0]]
-    assert again.tolist() == [[7, 2, 0, 0]]
-    assert first_distinct(proposals, shown, 2)[0].tolist() == [[5, 3]]
+    assert first_distinct(proposals, shown, 4).tolist() == [[5, 3, 9, 0]]
+    assert first_distinct(proposals, shown, 4, again=True).tolist() == [[7, 2, 0, 0]]
+    assert first_distinct(proposals, shown, 2).tolist() == [[5, 3]]
 
 
 def without_items() -> Task:
