@@ -158,10 +158,10 @@ class Stopwatch:
         torch.cuda.synchronize()
         return time.perf_counter()
 
-    def around(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def timed(inputs: Tensor) -> Tensor:
+    def around(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def timed(*inputs: Tensor) -> Tensor:
             start = self()
-            outputs = function(inputs)
+            outputs = function(*inputs)
             self.seconds += self() - start
             return outputs
 

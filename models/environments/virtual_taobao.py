@@ -57,11 +57,12 @@ class VirtualTaobaoEnv(gymnasium.Env):  # type: ignore[misc]
         return self._observation(), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        leave, self._visit = _show_pages(self.model, self._visit, np.asarray(action)[None], self._keys)
+        self._visit = _show_pages(self.model, self._visit, np.asarray(action)[None], self._keys)
+        leave = bool(self._visit.over)
         clicks, pages = int(self._visit.clicks), int(self._visit.page)
         self._clicks += clicks
         truncated = not leave and pages >= self.model.max_pages
-        return self._observation(), float(clicks), bool(leave), truncated, {"CTR": self._clicks / pages / SLOTS}
+        return self._observation(), float(clicks), leave, truncated, {"CTR": self._clicks / pages / SLOTS}
 
     def _observation(self) -> NDArray[np.float32]:
         return _numpy(self.model.observation(self._visit)[0])
@@ -106,7 +107,8 @@ class VirtualTaobaoVectorEnv(gymnasium.vector.VectorEnv):  # type: ignore[misc]
         self, actions: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         started = self._over  # whoever ended on the last step: the next user comes instead
-        leave, self._visit = _show_pages(self.model, self._visit, actions, self._keys)
+        self._visit = _show_pages(self.model, self._visit, actions, self._keys)
+        leave = self._visit.over
         self._start(started.nonzero()[:, 0])
         rewards = self._visit.clicks.double()  # 0 for who has just come
         self._clicks += self._visit.clicks
@@ -138,11 +140,10 @@ def _new_users(model: VirtualTaobao, keys: Tensor) -> Visit:
     return model.reset(len(keys), uniforms(mix64(keys, torch.zeros_like(keys)), width=model.reset_width()))
 
 
-def _show_pages(model: VirtualTaobao, visit: Visit, actions: NDArray[np.float32], keys: Tensor) -> tuple[Tensor, Visit]:
+def _show_pages(model: VirtualTaobao, visit: Visit, actions: NDArray[np.float32], keys: Tensor) -> Visit:
     draws = uniforms(mix64(keys, visit.page + 1), width=model.step_width())
     weights = torch.as_tensor(actions, dtype=torch.float32, device=model.device)
-    _, leave, after = model.step(visit, weights, draws)
-    return leave, after
+    return model.after(visit, weights, draws)
 
 
 def _numpy(values: Tensor) -> NDArray[Any]:

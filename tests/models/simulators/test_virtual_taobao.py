@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from models.feedback import Feedback
 from models.hashing import mix64, uniforms
 from models.simulators import virtual_taobao_baselines as baselines
-from models.simulators.virtual_taobao import ACTION, BLOCK, GROUPS, MANY, SHAPES, VirtualTaobao, VirtualTaobaoConfig
+from models.simulators.virtual_taobao import ACTION, BLOCK, GROUPS, SHAPES, VirtualTaobao, VirtualTaobaoConfig
 from models.simulators.virtual_taobao_baselines import (
     Row,
     baseline_rows,
@@ -166,7 +166,7 @@ def test_an_observation_is_the_user_the_last_answers_and_the_pages_seen(model: V
 
 
 def test_what_happens_to_a_user_does_not_depend_on_the_batch(model: VirtualTaobao) -> None:
-    users, some = MANY + 50, torch.tensor([7, 3, 250])
+    users, some = BLOCK + 50, torch.tensor([7, 3, 250])
     together = model.reset(users, luck(users, 0, RESET))
     apart = model.reset(3, luck(users, 0, RESET)[some])
     for page in range(1, 4):
