@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.sources import text
-from pipeline.sources.text import BOM, Layout, count_lines, count_rows, first_line, has_rows, header, read_lines
+from pipeline.sources import fields, text
+from pipeline.sources.fields import BOM
+from pipeline.sources.text import Layout, count_lines, count_rows, first_line, has_rows, header, read_lines
 
 AB = Layout(columns=("a", "b"))
 QUOTED = Layout(columns=("a", "b"), quote='"')
@@ -53,6 +54,11 @@ def rows(path: Path, content: bytes, layout: Layout, only: list[int] | None = No
     path.write_bytes(content)
     found = text.read_rows(con(), path, layout, None if only is None else np.array(only, int))
     return found.to_arrow_table().to_pylist()  # type: ignore[no-any-return]
+
+
+def usable(found: list[Row]) -> list[Row]:
+    """Rows without their columns where these are unusable."""
+    return [{name: row[name] for name in (text.ADDED if row["fault"] else row)} for row in found]
 
 
 def split_lines(content: bytes) -> list[bytes]:
@@ -208,7 +214,7 @@ def test_a_file_cut_anywhere_gives_its_sound_lines_and_says_where_it_ends(
     for cut in range(1, len(whole)):
         path.write_bytes(whole[:cut])
         # Without DuckDB, which would take a minute for this many files.
-        found = [row for batch in text._batches(path, "utf-8", None) for row in batch.to_pylist()]
+        found = [row for batch, _ in text._blocks_of_lines(path, "utf-8", None) for row in batch.to_pylist()]
         assert [row["line"] for row in found] == list(range(1, count_lines(path) + 1))
         assert found[-1]["broken"].startswith(CUT)
         sound = [row["text"].encode() + b"\n" for row in found if row["broken"] is None]
@@ -322,6 +328,63 @@ def test_a_bad_row_says_what_is_wrong_with_it(tmp_path: Path, layout: Layout, li
     good = b",".join(b"7" for _ in layout.columns) + b"\n"
     found = rows(tmp_path / "bad.csv", good + line, layout)
     assert [(row["line"], row["fault"]) for row in found] == [(1, None), (2, fault)]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    content=st.lists(
+        st.sampled_from([b"1,2,3\n"] * 3 + [b"\n", b"\r\n", b"\r", b"\0", b"\xff", "é".encode(), BOM, b"a", b",", b'"'])
+    ).map(b"".join),
+    layout=st.builds(
+        Layout,
+        columns=st.integers(1, 3).map(lambda width: ("a", "b", "c")[:width]),
+        quote=st.sampled_from(["", '"']),
+        separator=st.sampled_from(",a"),
+    ),
+    block=st.integers(1, 60),
+    many=st.integers(0, 3),
+)
+def test_arrow_and_sql_split_alike(folder: Path, content: bytes, layout: Layout, block: int, many: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        small_blocks(patch, block, longest=40)
+        patch.setattr(fields, "MANY", many)
+        by_arrow = usable(rows(folder / "alike.csv", content, layout))
+        patch.setattr(fields.Splitter, "_by_arrow", lambda *_: None)
+        assert by_arrow == usable(rows(folder / "alike.csv", content, layout))
+
+
+@pytest.mark.parametrize(
+    ("content", "block", "expected"),
+    [
+        (b"1,2\n" + BOM + b"3,4\n", 4, [("1", None), ("\ufeff3", None)]),
+        # Cut off, the long line runs into the next; a lone carriage return parts another: again as many as there are.
+        (
+            b"x" * 30 + b"\n1,2\n5,6\r7\n",
+            99,
+            [("x" * 21, "longer than 20 bytes"), ("1", None), ("5", None)],
+        ),
+    ],
+)
+def test_what_arrow_would_read_otherwise_is_left_to_sql(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, block: int, expected: list[tuple[str, str | None]]
+) -> None:
+    small_blocks(monkeypatch, block, longest=20)
+    assert [(row["a"], row["fault"]) for row in rows(tmp_path / "other.csv", content, AB)] == expected
+
+
+def test_plain_lines_are_split_by_arrow_and_the_odd_ones_between_them_by_sql() -> None:
+    content = b"1,2\n3,4\n\n5\n6,7\n8,9,10\n"
+    lines = pa.record_batch([pa.array(content.decode().splitlines())], ["text"])
+    batches = list(fields.Splitter(",", '"', 2).split(lines, content))
+    assert pa.Table.from_batches(batches)["split"].to_pylist() == [
+        {"field1": "1", "field2": "2"},
+        {"field1": "3", "field2": "4"},
+        {"field1": "", "field2": ""},
+        None,
+        {"field1": "6", "field2": "7"},
+        None,
+    ]
+    assert [batch["text"].to_pylist() for batch in batches] == [["1,2", "3,4", ""], ["5"], ["6,7"], ["8,9,10"]]
 
 
 def test_a_raw_line_is_shown_without_its_break_up_to_2000_characters(tmp_path: Path) -> None:
