@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from models.feedback import FIRST_POSITIVE, Feedback
 from pipeline.schemas import TIME
-from pipeline.warehouse import with_dictionaries
+from pipeline.warehouse import large_writer, taker, with_dictionaries
 
 CHUNK = 1 << 17  # rows that are worked on at a time: their columns fit into a core's cache
 DAY_US = 86_400_000_000
@@ -105,18 +105,12 @@ def impressions_and_sessions(
     is_wanted = (us[spans.start] >= rules.first_us) & (us[spans.start] < rules.last_us)  # [S]
     if left_out is not None:
         is_wanted &= ~left_out[spans.start]
-    if not is_wanted.all():
-        acts = acts.of(is_wanted[session[acts.place]])
-        spans = spans.of(is_wanted)
-        session = (np.cumsum(is_wanted) - 1)[session]
     of_session = session[acts.place]  # [A]
-    first = np.searchsorted(of_session, np.arange(len(spans.start)))  # [S] each session shows something
-    position = np.arange(len(of_session)) - first[of_session]
+    shown = np.bincount(of_session)  # [S] items, at least one
+    if not is_wanted.all():
+        acts, spans, shown = acts.of(is_wanted[of_session]), spans.of(is_wanted), shown[is_wanted]
     users = _users(rows["user_id"], visit)
-    return (
-        _impressions(rows, acts, first[of_session], position, spans.start[of_session], users, rules),
-        _totals(rows, acts, first, spans, users, rules),
-    )
+    return _impressions(rows, acts, spans, shown, users, rules), _totals(rows, acts, spans, shown, users, rules)
 
 
 @dataclass(frozen=True)
@@ -169,14 +163,18 @@ def _acts(session: Array, item: Array, us: Array, code: Array) -> _Acts:
     """``item`` is a hash."""
     key = item ^ (session.astype(np.uint64) * MIX)
     order = np.argsort(key)  # [N]
-    groups = np.flatnonzero(_changes(key[order]))
-    first = np.minimum.reduceat(order, groups)  # [A]
-    best = np.maximum.reduceat(code[order], groups)
-    positive_us = np.minimum.reduceat(np.where(code >= FIRST_POSITIVE, us, NEVER)[order], groups)
-    group = np.full(len(us), -1)
-    group[first] = np.arange(len(first))
-    place = np.flatnonzero(group >= 0)
-    return _Acts(place, best[group[place]], positive_us[group[place]])
+    is_new = _changes(key[order])
+    order = order[~is_new | ~np.append(is_new[1:], True)]  # of the items that were acted on again, a few
+    best, positive_us, is_first = code.copy(), np.where(code >= FIRST_POSITIVE, us, NEVER), np.ones(len(us), bool)
+    if len(order):
+        groups = np.flatnonzero(_changes(key[order]))
+        first = np.minimum.reduceat(order, groups)
+        best[first] = np.maximum.reduceat(code[order], groups)
+        positive_us[first] = np.minimum.reduceat(positive_us[order], groups)
+        is_first[order] = False
+        is_first[first] = True
+    place = np.flatnonzero(is_first)  # [A]
+    return _Acts(place, best[place], positive_us[place])
 
 
 def _users(user_id: pa.ChunkedArray, visit: Array) -> pa.DictionaryArray:
@@ -187,36 +185,37 @@ def _users(user_id: pa.ChunkedArray, visit: Array) -> pa.DictionaryArray:
 
 
 def _impressions(
-    rows: pa.Table, acts: _Acts, first: Array, position: Array, start: Array, users: pa.DictionaryArray, rules: Rules
+    rows: pa.Table, acts: _Acts, spans: _Spans, shown: Array, users: pa.DictionaryArray, rules: Rules
 ) -> pa.RecordBatch:
-    """``first`` [A] is the act that shows the session's first item, ``start`` [A] the session's first row."""
     us = rows["us"].to_numpy()[acts.place]
-    page, slot = np.divmod(position, rules.page_size)
-    places = pa.array(acts.place)
+    first = np.repeat(np.cumsum(shown) - shown, shown)  # [A] the act that shows the session's first item
+    position = (np.arange(len(us)) - first).astype(np.int32)
+    page = position // rules.page_size
+    slot = position - page * rules.page_size  # several times as fast as divmod
+    row = slot // rules.cols
     columns = {
-        "session_id": rows["session_id"].to_numpy()[start],
-        "user_id": users.take(places),
-        "item_id": rows["item_id"].take(places).combine_chunks(),
+        "session_id": np.repeat(rows["session_id"].to_numpy()[spans.start], shown),
+        "user_id": users.take(pa.array(acts.place)),
+        "item_id": taker(rows.select(["item_id"]))(acts.place)["item_id"].combine_chunks(),
         "page": page,
-        "row": slot // rules.cols,
-        "col": slot % rules.cols,
+        "row": row,
+        "col": slot - row * rules.cols,
         "position": position,
         "feedback": pa.DictionaryArray.from_arrays(acts.code, FEEDBACK),
         "reward": rules.rewards[acts.code],
         "propensity": pa.nulls(len(us), pa.float64()),
         "page_ts": _moments(us[first + page * rules.page_size]),
         "impression_ts": _moments(us),
-        "positive_ts": _moments(acts.positive_us),
+        "positive_ts": pa.array(acts.positive_us, mask=acts.positive_us == NEVER).cast(TIME),
     }
     return _batch("impressions", columns)
 
 
 def _totals(
-    rows: pa.Table, acts: _Acts, first: Array, spans: _Spans, users: pa.DictionaryArray, rules: Rules
+    rows: pa.Table, acts: _Acts, spans: _Spans, shown: Array, users: pa.DictionaryArray, rules: Rules
 ) -> pa.RecordBatch:
-    """``first`` [S] is the act that shows the session's first item."""
     us = rows["us"].to_numpy()
-    shown = np.diff(first, append=len(acts.place))
+    end = np.cumsum(shown)
     millionths = np.rint(rules.rewards * MILLION).astype(np.int64)[acts.code]
     columns = {
         "session_id": rows["session_id"].to_numpy()[spans.start],
@@ -225,22 +224,21 @@ def _totals(
         "end_ts": _moments(us[spans.end - 1]),
         "pages": (shown - 1) // rules.page_size + 1,
         "impressions": shown,
-        "clicks": _sums(acts.code >= FIRST_POSITIVE, first),
-        "purchases": _sums(acts.code == Feedback.PURCHASE, first),
-        "reward": _sums(millionths, first) / MILLION,
+        "clicks": _sums(acts.code >= FIRST_POSITIVE, end),
+        "purchases": _sums(acts.code == Feedback.PURCHASE, end),
+        "reward": _sums(millionths, end) / MILLION,
         "capped": spans.capped,
     }
     return _batch("sessions", columns)
 
 
-def _sums(values: Array, first: Array) -> Array:
-    """[S] the sums over the acts of each session."""
-    sums = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
-    return np.diff(sums[np.append(first, len(values))])
+def _sums(values: Array, end: Array) -> Array:
+    """[S] the sums over the acts of each session. ``end`` [S] lies behind its last."""
+    return np.diff(np.cumsum(values, dtype=np.int64)[end - 1], prepend=0)
 
 
 def _moments(us: Array) -> pa.Array:
-    return pa.array(us, pa.int64(), mask=us == NEVER).cast(TIME)
+    return pa.array(us).cast(TIME)
 
 
 def _batch(table: str, columns: dict[str, Any]) -> pa.RecordBatch:
@@ -256,5 +254,4 @@ def _schema(table: str) -> pa.Schema:
 
 def _writer(path: Path, table: str) -> pq.ParquetWriter:
     path.parent.mkdir(parents=True, exist_ok=True)
-    kinds = ["user_id", "feedback"] if table == "impressions" else ["user_id"]
-    return pq.ParquetWriter(path, _schema(table), compression="lz4", use_dictionary=kinds, store_schema=False)
+    return large_writer(path, _schema(table))

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.schemas import TIME
-from pipeline.warehouse import ROW_GROUP, ahead, connect, memory_limit, with_dictionaries
+from pipeline.warehouse import ROW_GROUP, ahead, connect, large_writer, memory_limit, taker, with_dictionaries
 
 DAY_US = 86_400_000_000
 CHUNK = 1 << 20  # facts that are divided among the piles at a time
@@ -27,7 +27,6 @@ TIMES = 4  # what sorting takes of memory, in piles; DuckDB sorts a pile that is
 WRITERS = 2  # partitions that are written at a time
 SCHEMA = with_dictionaries("events", {"event_type": pa.int8(), "source": pa.int8()})
 IDENTITY = ["event_id", "event_ts"]  # of a fact: its id is a hash of it
-DICTIONARIES = ["user_id", "event_type", "source", "event_date"]  # columns of few values, or of the same ones in a row
 REJECTS = pa.schema({"line": pa.int64(), "raw": pa.string(), "reason": pa.string()})
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -53,10 +52,12 @@ def write_facts(batches: Iterable[pa.RecordBatch], folder: Path, source: str) ->
     reasons: Counter[str] = Counter()
     with pq.ParquetWriter(folder / "rejects.parquet", REJECTS) as rejects:
         for facts in ahead(_chunks(batches)):
-            refused = facts.filter(facts["reason"].is_valid()).select(REJECTS.names)
-            rejects.write_table(refused.cast(REJECTS))
-            reasons.update(refused["reason"].to_pylist())
-            _lay(facts.filter(facts["reason"].is_null()).drop_columns(REJECTS.names), piles)
+            is_refused = facts["reason"].is_valid().to_numpy()
+            if is_refused.any():
+                refused = facts.select(REJECTS.names).filter(pa.array(is_refused)).cast(REJECTS)
+                rejects.write_table(refused)
+                reasons.update(refused["reason"].to_pylist())
+            _lay(facts.drop_columns(REJECTS.names), np.flatnonzero(~is_refused), piles)
     paths = {pile: events / f"{pile.name}.parquet" for pile in sorted(piles.iterdir())}
     largest = min(LARGEST, memory_limit(WRITERS) // TIMES)
     with ThreadPoolExecutor(WRITERS) as pool:
@@ -71,17 +72,17 @@ def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     for batch in batches:
         waiting.append(batch)
         if sum(map(len, waiting)) >= CHUNK:
-            yield pa.Table.from_batches(waiting).combine_chunks()
+            yield pa.Table.from_batches(waiting)
             waiting = []
     if waiting:
-        yield pa.Table.from_batches(waiting).combine_chunks()
+        yield pa.Table.from_batches(waiting)
 
 
-def _lay(facts: pa.Table, piles: Path) -> None:
-    """Append facts to the piles of their partitions, in the order in which they came."""
-    days = facts["period"].cast(pa.int32()).to_numpy()
+def _lay(facts: pa.Table, sound: Array, piles: Path) -> None:
+    """Append the ``sound`` facts (their places) to the piles of their partitions, in the order in which they came."""
+    days = facts["period"].cast(pa.int32()).to_numpy()[sound]
     order = np.argsort(days.astype(np.int16), kind="stable")  # two bytes are sorted digit by digit
-    facts, days = facts.drop_columns("period").take(pa.array(order)), days[order]
+    facts, days = taker(facts.drop_columns("period"))(sound[order]), days[order]
     borders = (np.flatnonzero(np.diff(days)) + 1).tolist()
     for start, end in pairwise([0, *borders, len(days)] if len(days) else []):
         pile = piles / str(np.datetime64(int(days[start]), "D"))
@@ -103,7 +104,7 @@ def _write_events(pile: Path, path: Path, source: str, largest: int) -> int:
     facts, fits = _laid(pile), pile.stat().st_size <= largest
     pile.unlink()
     duplicates, before = 0, facts.select(IDENTITY).slice(0, 0)
-    with pq.ParquetWriter(path, SCHEMA, compression="lz4", use_dictionary=DICTIONARIES, store_schema=False) as writer:
+    with large_writer(path, SCHEMA) as writer:
         for rows in _sorted(facts) if fits else _sorted_by_duckdb(facts):
             known = pa.concat_tables([before, rows.select(IDENTITY)])
             is_again = _is_again(known)[len(before) :]
@@ -115,10 +116,9 @@ def _write_events(pile: Path, path: Path, source: str, largest: int) -> int:
 
 def _sorted(facts: pa.Table) -> Iterator[pa.Table]:
     """Facts in order of user, time and id, ROW_GROUP at a time; equal ones as they came."""
-    facts = facts.combine_chunks()
-    order = _order(facts)
+    order, take = _order(facts), taker(facts)
     for start in range(0, len(order), ROW_GROUP):
-        yield facts.take(pa.array(order[start : start + ROW_GROUP]))
+        yield take(order[start : start + ROW_GROUP])
 
 
 def _sorted_by_duckdb(facts: pa.Table) -> Iterator[pa.Table]:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,10 +20,14 @@ from pipeline.errors import ConfigError
 from pipeline.schemas import EVENT_TYPES, SCHEMAS, TIME
 
 T = TypeVar("T")
+Array = np.ndarray[Any, np.dtype[Any]]
 SQL = Path(__file__).parent.parent / "sql"
 ROW_GROUP = 122_880
 _UNITS = {"bytes": 1} | {f"{letter}iB": 1 << 10 * power for power, letter in enumerate("KMGT", start=1)}
 _ENUMS = {"event_type", "source", "feedback"}  # written from enums: the same text, without hashing every value
+_REPEATED = {"user_id", "event_type", "feedback", "source", "event_date", "category", "brand", "shop"}  # of few values
+_DISTINCT = {"event_id", "item_id"}  # hardly smaller when compressed
+_MOMENTS = {"event_ts", "impression_ts"}  # byte by byte, for the first ones are much the same
 _DUCKDB_TYPES = {
     pa.string(): "varchar",
     pa.int8(): "tinyint",
@@ -167,6 +172,20 @@ def write_parquet(path: Path, table: str, batches: Iterable[pa.RecordBatch]) -> 
     return rows
 
 
+def large_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """For the large tables in order of their users: each column as takes the least time, and hardly more space."""
+    searched = [name for name in schema.names if name not in {*_DISTINCT, "category", "brand", "shop"}]
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression={name: "none" if name in _DISTINCT else "lz4" for name in schema.names},
+        use_dictionary=[name for name in schema.names if name in _REPEATED],
+        use_byte_stream_split=[name for name in schema.names if name in _MOMENTS],
+        write_statistics=searched,
+        store_schema=False,
+    )
+
+
 def ahead(batches: Iterator[T]) -> Iterator[T]:
     """The same, each made in another thread while the one before it is worked on."""
     with ThreadPoolExecutor(1) as pool:
@@ -174,6 +193,26 @@ def ahead(batches: Iterator[T]) -> Iterator[T]:
         while (batch := following.result()) is not None:
             following = pool.submit(next, batches, None)
             yield batch
+
+
+def taker(rows: pa.Table) -> Callable[[Array], pa.Table]:
+    """What gives the rows at some places. Text moves as views of sixteen bytes: in a quarter of the time."""
+    views = [column.cast(pa.string_view()) if pa.types.is_string(column.type) else column for column in rows.columns]
+    columns = [pa.concat_arrays(column.chunks) if column.num_chunks else column.combine_chunks() for column in views]
+
+    def take(places: Array) -> pa.Table:
+        indices = pa.array(places)
+        return pa.table([_taken(column, indices) for column in columns], rows.column_names)
+
+    return take
+
+
+def _taken(column: pa.Array, places: pa.Array) -> pa.Array:
+    if not pa.types.is_string_view(column.type):
+        return column.take(places)
+    valid, views, *letters = column.buffers()
+    taken = pa.Array.from_buffers(pa.binary(16), len(column), [valid, views], offset=column.offset).take(places)
+    return pa.Array.from_buffers(column.type, len(taken), [*taken.buffers(), *letters]).cast(pa.string())
 
 
 def with_dictionaries(table: str, kinds: Mapping[str, pa.DataType]) -> pa.Schema:
