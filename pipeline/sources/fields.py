@@ -7,6 +7,7 @@ way are left to SQL, which splits one line like the other: it takes longer, on t
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pv
 
@@ -46,7 +47,7 @@ class Splitter:
         """The fields of the lines, and the places of those that are missing; None if it might read them otherwise."""
         is_plain = self.width > 1 and len(self.separator.encode()) == 1 and self.separator not in "\r\n"
         has_quotes = self.quote and self.quote.encode() in block
-        if not is_plain or has_quotes or block.startswith(BOM) or block.count(b"\n") != lines:
+        if not is_plain or has_quotes or block.startswith(BOM) or breaks(block) != lines:
             return None
         odd: list[int] = []
 
@@ -88,6 +89,11 @@ class Splitter:
         )
         whole = f"{separator} || array_to_string({found}, {separator}) = {body}"
         return f"case when not contains(text, {mark}) then {plain} when {whole} then {unquoted} end"
+
+
+def breaks(block: bytes) -> int:
+    """How many line breaks a block has. (``bytes.count`` takes several times as long where there are many.)"""
+    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n")))
 
 
 def _escaped(character: str) -> str:

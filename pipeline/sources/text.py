@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from pipeline.errors import ConfigError, DataError, nearest
-from pipeline.sources.fields import BOM, Splitter
+from pipeline.sources.fields import BOM, Splitter, breaks
 from pipeline.warehouse import ahead, quote
 
 BLOCK = 1 << 22  # bytes read at a time
@@ -178,7 +178,7 @@ def count_lines(path: Path) -> int:
     for block in _blocks(path):
         if isinstance(block, _Damage):
             return lines + (last != b"\n") + 1
-        lines += block.count(b"\n")
+        lines += breaks(block)
         last = block[-1:] or last
     return lines + (last != b"\n")
 
