@@ -101,6 +101,20 @@ def test_times_too_far_apart_for_one_number_are_sorted_too() -> None:
     assert order.tolist() == sorted(range(len(keys)), key=lambda place: (*keys[place], place))
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["b", "a", "", "ab", "a b", "é", "日本", "zz", "12345678", "1234567"],
+        ["123456789", "12345678", "a"],  # too long for a number
+        ["a\0", "a", "b", "a\0\0"],  # the same number
+        ["7"],
+    ],
+)
+def test_texts_are_ordered_by_their_bytes(texts: list[str]) -> None:
+    order = facts._text_order(pa.array(["y", *texts], pa.string()).slice(1))
+    assert [texts[place] for place in order] == sorted(texts, key=str.encode)
+
+
 def test_the_bytes_do_not_depend_on_how_the_facts_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "ROW_GROUP", 50)
     rows = some_facts(9)
