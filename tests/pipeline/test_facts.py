@@ -101,6 +101,14 @@ def test_times_too_far_apart_for_one_number_are_sorted_too() -> None:
     assert order.tolist() == sorted(range(len(keys)), key=lambda place: (*keys[place], place))
 
 
+@pytest.mark.parametrize("bits", [1, 54, 55, 64])  # a thousand places take ten bits
+def test_numbers_of_any_width_are_sorted(bits: int) -> None:
+    numbers = np.random.default_rng(bits).integers(0, 1 << bits, 1_000, dtype=np.uint64, endpoint=False)
+    order = facts._argsort(numbers, bits)
+    assert sorted(order.tolist()) == list(range(1_000))
+    assert np.array_equal(numbers[order], np.sort(numbers))
+
+
 @pytest.mark.parametrize(
     "texts",
     [
