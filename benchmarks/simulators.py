@@ -5,7 +5,7 @@ default that of the test data). Both sides run in turn on one thread, each time 
 times, and CPU seconds count: wall time would measure who else is on the machine. A user-step is a page that a user
 answers, with all that belongs to it: the users who come, their luck, observations and rewards.
 
-What bounds Virtual Taobao: 60 % of the time goes to the networks, the rest to luck, sampling, first layers and copies.
+What bounds Virtual Taobao: 57 % of the time goes to the networks, the rest to luck, sampling, newcomers and copies.
 A user-step takes 112,000 floating-point operations, those of the users who come included; at the 208 GFLOP/s that
 oneDNN reached on a core of the EPYC where it was written, that alone allows 1.9 million user-steps a second, 66 times
 what the leanest loop over single users reached there in a quiet moment (28,000).
