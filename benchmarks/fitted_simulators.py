@@ -9,9 +9,9 @@ Users answer 15 % of the items positively, as in a log, on both sides; untrained
 
 What bounds them, a user-step being ten slots, on a core of the EPYC where this was written, which does 210 GFLOP/s:
 
-- ``rnn`` needs 7.0 million floating-point operations, 33 of the 53 µs that it takes: with nothing but them it would
-  make 30,000 a second, 34 times as many as one user at a time (1,131 µs).
-- ``attention`` takes 21 µs, ``feedback``, which is two GRUs over ten items each, 19.
+- ``rnn`` needs 7.0 million floating-point operations, 33 of the 62 µs that it takes: with nothing but them it would
+  make 30,000 a second, 35 times as many as one user at a time (1,168 µs).
+- ``attention`` takes 23 µs, ``feedback``, which is two GRUs over ten items each, 19.
 
 Candidates take 5 µs of them, whatever the model.
 Before the first step ``similar`` recall compares all items with each other, once; that is quadratic and not measured.
