@@ -69,9 +69,13 @@ named as (
     select bucket from data_report where section = 'rejects'
 ),
 of_rejects as (
-    select if(reason in (from named), reason, 'other reasons') as bucket, count(*) as n_rows
+    select
+        'rows' as name,
+        if(reason in (from named), reason, 'other reasons') as bucket,
+        count(*) as n_rows,
+        n_rows as recomputed
     from reasons
-    group by 1
+    group by bucket
 ),
 of_columns as (
     select
@@ -106,7 +110,7 @@ bars as (
     where section = 'histogram'
 ),
 of_bars as (
-    select bars.name, bars.bucket, count(*) as n_rows
+    select bars.name, bars.bucket, count(*) as n_rows, n_rows as recomputed
     from bars
     inner join lengths on lengths.measure = bars.name and lengths.length between bars.low and bars.high
     group by bars.name, bars.bucket
@@ -147,27 +151,27 @@ of_cold as (
     group by measure
 ),
 figures as (
-    select 'overview' as section, name, null::varchar as bucket, n_rows, recomputed from of_events
-    union all
-    select 'overview', name, null, n_rows, recomputed from of_sessions
-    union all
-    select 'overview', name, null, n_rows, recomputed from of_impressions
-    union all
-    select 'overview', name, null, n_rows, recomputed from of_pairs
-    union all
-    select 'ingest', name, null, n_rows, recomputed from of_files
-    union all
-    select 'rejects', 'rows', bucket, n_rows, n_rows from of_rejects
-    union all
-    select 'coverage', name, bucket, n_rows, recomputed from of_columns
-    union all
-    select 'spread', name, bucket, n_rows, recomputed from of_lengths
-    union all
-    select 'histogram', name, bucket, n_rows, n_rows from of_bars
-    union all
-    select 'popularity', name, bucket, n_rows, recomputed from of_popularity
-    union all
-    select 'cold_start', name, null, n_rows, recomputed from of_cold
+    select 'overview' as section, * from of_events
+    union all by name
+    select 'overview' as section, * from of_sessions
+    union all by name
+    select 'overview' as section, * from of_impressions
+    union all by name
+    select 'overview' as section, * from of_pairs
+    union all by name
+    select 'ingest' as section, * from of_files
+    union all by name
+    select 'rejects' as section, * from of_rejects
+    union all by name
+    select 'coverage' as section, * from of_columns
+    union all by name
+    select 'spread' as section, * from of_lengths
+    union all by name
+    select 'histogram' as section, * from of_bars
+    union all by name
+    select 'popularity' as section, * from of_popularity
+    union all by name
+    select 'cold_start' as section, * from of_cold
 )
 select
     section,
