@@ -131,8 +131,9 @@ def make_task(items: int, device: str = "cpu") -> Task:
     embeddings[0] = 0
     counts = torch.randint(1, 500, (items + 1,), generator=random).float()
     category = torch.randint(1, 12, (items + 1,), generator=random)
+    none = torch.zeros(items + 1, 0)
     return Task(
-        catalogue=Catalogue(embeddings, torch.zeros(items + 1, 0), category, counts, 10 * counts, 12),
+        catalogue=Catalogue(embeddings, none, category, counts, 10 * counts, none, 12),
         rows=ROWS,
         cols=COLS,
         user_width=USER_WIDTH,

@@ -81,7 +81,8 @@ def _value(config: AgentConfig, shop: Storefront, population: Shoppers) -> Value
     users, c = len(population), shop.config
     none = torch.zeros(1, 1)
     codes = torch.zeros(1, dtype=torch.int64)
-    task = Task(Catalogue(none, none, codes, none[0], none[0], 1), c.rows, c.cols, 1, (0.0,) * 6, ("click",), none[0])
+    catalogue = Catalogue(none, none, codes, none[0], none[0], none, 1)
+    task = Task(catalogue, c.rows, c.cols, 1, (0.0,) * 6, ("click",), none[0])
     lists = torch.zeros(users, 1, dtype=torch.int64)
     pages = torch.zeros(users, 1, c.slots, dtype=torch.int64)
     start = StateBatch(none.expand(users, 1), lists, lists, lists, lists, lists, pages, pages, lists[:, 0])

@@ -20,13 +20,14 @@ from models.feedback import FIRST_POSITIVE, Feedback
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The items as known at the end of the training window. Row 0, the unknown item, is all zeros."""
+    """The items as known at the end of the training window. Row 0, the unknown item, is zeros, and of no age (NaN)."""
 
     embeddings: Tensor  # [I+1, E] float32, SVD of the shifted PPMI matrix over training sessions, unit-scaled
     features: Tensor  # [I+1, F] float32, the log's free item features, standardised on the training window
     category: Tensor  # [I+1] int64, 0 = unknown
     popularity: Tensor  # [I+1] float32, clicks and purchases in the training window
     impressions: Tensor  # [I+1] float32, how often it was shown in the training window
+    counters: Tensor  # [I+1, C] float32: showings and positives so far, then in windows of hours; age in hours or NaN
     n_categories: int  # codes run from 0 to n_categories - 1
 
     @property
@@ -159,6 +160,7 @@ class TransitionBatch(TensorBatch):
     terminated: Tensor  # [B] bool, the session ended after this page
     truncated: Tensor  # [B] bool, it was cut there by a length cap
     propensity: Tensor  # [B, K] float32, of each shown item given those above it; NaN where not logged
+    counters: Tensor  # [B, K, C] float32, those of the catalogue as they stood just before the item was shown
 
     def __len__(self) -> int:
         return len(self.terminated)

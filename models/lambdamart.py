@@ -9,11 +9,12 @@ Deviations:
 - `a_tree_a_batch`: every gradient step grows one tree on the pages of its batch (stochastic gradient boosting, Friedman
   2002), so that it sees the pages that the other agents see, and validation chooses the number of trees. The budget may
   have more steps than ``trees``: the rest grow nothing.
-- `state_features`: x is computed of the state and the candidates (``PairFeatures``), because roll-outs have no
-  ``features`` table. Its counts are those of the whole training window and of the lists that a state keeps, where the
-  table counts hours and weeks before the impression; brand, shop, hour and weekday are not in it. While it trains, an
-  item's click rate includes the page at hand, as it does in GoalRec; it is drawn to the mean of the catalogue.
-- `rate_before_the_first_tree`: without a tree it ranks by the items' click rate.
+- `point_in_time`: while it trains, x holds of an item what the log had counted strictly before the page (its showings,
+  positives and their ratio in four windows, and its age, all from the table ``features``; both since the log began).
+  When it ranks, these are as of the end of the training window, in every leg, for no agent may know more. Of the user,
+  and of user and item, it sees what the state says at the decision (``PairFeatures``), because in roll-outs the table
+  has no row for it; so brand, shop, hour and weekday are not in x.
+- `rate_before_the_first_tree`: without a tree it ranks by the items' click rate, drawn to that of the catalogue.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from models.base import AgentConfig, Candidates, StateBatch, Task, TransitionBatch
-from models.goalrec import item_inputs
+from models.goalrec import PRIOR_IMPRESSIONS, item_inputs
 from models.observation import item_vectors
 from pipeline.errors import ConfigError, DataError, ModelError
 
 SCORED_PAIRS = 131_072  # (state, candidate) pairs scored at a time: bounds the memory of a large pool
+COUNTS = 3  # columns of ``PairFeatures`` that know the whole training window, the page at hand too
 MODEL = "model"  # the only entry of the weights: LightGBM's text as bytes
 
 
@@ -59,12 +61,12 @@ class LambdaMARTConfig(AgentConfig):
 
 
 class PairFeatures:
-    """What the trees see of a user and a candidate; float32 [B, K, width] for B states and candidates [B, K].
+    """A user and a candidate in numbers; float32 [B, K, width] for B states and candidates [B, K].
 
-    Of the item: clicks, showings, click rate, free features. Of the pair: the cosine of the item's vector with the mean
-    and the last of the history and with the mean of the last skips, the largest with an item of the history; how often
-    it, and its category, are in the history and among the skips, and it on the last pages. Of the user: user features,
-    lengths of the history and of the skips, pages seen.
+    Of the item: clicks, showings and click rate of the training window (``COUNTS``), free features. Of the pair: the
+    cosine of the item's vector with the mean and the last of the history and with the mean of the last skips, the
+    largest with an item of the history; how often it, and its category, are in the history and among the skips, and it
+    on the last pages. Of the user: user features, lengths of the history and of the skips, pages seen.
     """
 
     def __init__(self, task: Task) -> None:
@@ -74,7 +76,6 @@ class PairFeatures:
         counts = torch.stack([catalogue.popularity, catalogue.impressions], dim=1).log1p()
         rate = item_inputs(task)[:, -1:]
         self.of_item = torch.cat([counts, rate, catalogue.features], dim=1).to(task.device)  # [I+1, 3+F]
-        self.rate = 2  # column of the click rate
         self.width = self.of_item.shape[1] + 9 + task.user_width + 3
 
     def __call__(self, state: StateBatch, items: Tensor) -> Tensor:
@@ -111,7 +112,11 @@ class LambdaMART:
     def __init__(self, config: LambdaMARTConfig, task: Task, seed: int) -> None:
         self.lightgbm = import_lightgbm()
         self.config, self.task, self.seed, self.steps = config, task, seed, 0
-        self.features = PairFeatures(task)
+        self.pairs = PairFeatures(task)
+        catalogue = task.catalogue
+        self.counters = catalogue.counters.to(task.device)  # [I+1, C]
+        self.overall = float(catalogue.popularity.sum() / catalogue.impressions.sum().clamp(min=1))  # click rate
+        self.width = 1 + self.counters.shape[1] + self.pairs.width - COUNTS
         self.booster: Any = None
         gains, labels = np.unique(np.maximum(task.rewards, 0.0), return_inverse=True)
         self.gains = torch.from_numpy(gains).float().to(task.device)  # of each label
@@ -120,15 +125,21 @@ class LambdaMART:
     def score(self, state: StateBatch, candidates: Candidates) -> Tensor:
         """The sum of the trees for each candidate, [B, K]."""
         rows = max(1, SCORED_PAIRS // max(1, candidates.items.shape[1]))
-        scores = [
-            self._predict(self.features(state[at : at + rows], candidates.items[at : at + rows]))
-            for at in range(0, len(state), rows)
-        ]
+        scores = []
+        for at in range(0, len(state), rows):
+            items = candidates.items[at : at + rows]
+            scores.append(self._predict(self._features(state[at : at + rows], items, self.counters[items])))
         return torch.cat(scores) if scores else candidates.items.float()
+
+    def _features(self, state: StateBatch, items: Tensor, counters: Tensor) -> Tensor:
+        """What the trees see, float32 [B, K, width]: click rate, ``counters`` [B, K, C] of the items, pair and user."""
+        shown, positive = counters[..., :1], counters[..., 1:2]
+        rate = (positive + PRIOR_IMPRESSIONS * self.overall) / (shown + PRIOR_IMPRESSIONS)
+        return torch.cat([rate, counters, self.pairs(state, items)[..., COUNTS:]], dim=2)
 
     def _predict(self, features: Tensor) -> Tensor:
         if self.booster is None:
-            return features[..., self.features.rate]
+            return features[..., 0]  # the click rate
         flat = features.flatten(0, -2).cpu().numpy()
         scores = torch.from_numpy(self.booster.predict(flat, raw_score=True, num_threads=1))
         return scores.float().view(features.shape[:-1]).to(features.device)
@@ -139,7 +150,10 @@ class LambdaMART:
         if not len(batch):
             raise DataError("A batch without original rows came to LambdaMART, which learns from no others. "
                             "Give it batches of rows with hindsight = False.")  # fmt: skip
-        features, labels = self.features(batch.state, batch.items), self.label[batch.feedback]  # [B, K, F], [B, K]
+        features, labels = (
+            self._features(batch.state, batch.items, batch.counters),
+            self.label[batch.feedback],
+        )  # [B, K, …]
         gains = self.gains[labels] * batch.mask
         loss = 1 - mean_ndcg(self._predict(features), gains, batch.mask)
         self.steps += 1
@@ -179,9 +193,9 @@ class LambdaMART:
             raise ModelError(f"These weights do not fit LambdaMART: {MODEL!r} must be the bytes of LightGBM's text. "
                              "Load weights that LambdaMART saved.")  # fmt: skip
         booster = self._read(model.cpu().numpy().tobytes().decode()) if len(model) else None
-        if booster is not None and booster.num_feature() != self.features.width:
+        if booster is not None and booster.num_feature() != self.width:
             raise ModelError(f"These trees do not fit LambdaMART on this log: they ask for {booster.num_feature()} "
-                             f"features, and it has {self.features.width}. Train again.")  # fmt: skip
+                             f"features, and it has {self.width}. Train again.")  # fmt: skip
         self.booster = booster
 
     def _read(self, text: str) -> Any:

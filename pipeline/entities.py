@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from duckdb import DuckDBPyRelation
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from pipeline.sources.base import ITEM_COLUMNS, USER_COLUMNS, RawFile, Source
 from pipeline.splits import session_splits
-from pipeline.warehouse import connect, copy_select, run_sql, sql_text, write_parquet
+from pipeline.warehouse import connect, copy_select, create_table, run_sql, sql_text, write_parquet
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LARGEST = float(np.finfo(np.float32).max)
@@ -56,7 +56,10 @@ def build_items(
 ) -> int:
     """Write ``items``; returns the rows. ``described`` is the items file of ``write_entities``."""
     inputs = {"impressions": impressions, "sessions": sessions, "splits": splits, "mentions": mentions}
-    return _build("items", "staging/items", inputs | {"described_items": [described]}, out)
+    with connect(inputs | {"described_items": [described]}) as con:
+        con.execute(f"create view facts as {sql_text('staging/feature_facts')}")
+        create_table(con, "item_counters", "staging/item_counters")
+        return _build(con, "items", out)
 
 
 def build_users(
@@ -64,13 +67,13 @@ def build_users(
 ) -> int:
     """Write ``users``; returns the rows. ``described`` is the users file of ``write_entities``."""
     inputs = {"impressions": impressions, "sessions": sessions, "splits": splits, "described_users": [described]}
-    return _build("users", "staging/users", inputs, out)
-
-
-def _build(table: str, select: str, inputs: Mapping[str, Sequence[Path]], out: Path) -> int:
     with connect(inputs) as con:
-        session_splits(con)
-        rows = run_sql(con, select).to_arrow_table()
+        return _build(con, "users", out)
+
+
+def _build(con: DuckDBPyConnection, table: Literal["items", "users"], out: Path) -> int:
+    session_splits(con)
+    rows = run_sql(con, f"staging/{table}").to_arrow_table()
     in_training = rows[table.removesuffix("s")].to_numpy() > 0
     place = rows.schema.get_field_index("features")
     rows = rows.set_column(place, "features", standardised(rows["features"], in_training))

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.checks import run_check
+from pipeline.experiment import Experiment
+from pipeline.schemas import COUNTERS
 from pipeline.splits import session_splits
-from pipeline.warehouse import connect
+from pipeline.warehouse import connect, sql_text
 
 SAMPLE = 5_000  # sessions whose histories are recounted
+COUNTED = 200  # items whose counters are recounted
 LOG = ("impressions", "sessions", "splits")
 
 
@@ -27,13 +30,13 @@ class Canary:
 
 CANARIES = {
     "items": Canary("Indices, counts, codes and scales of items know the training window alone.",
-                    ("training_vocabulary", "training_scale")),
+                    ("training_vocabulary", "training_scale", "counters_before")),
     "users": Canary("Indices, counts and scales of users know the training window alone.",
                     ("training_users", "training_scale")),
     "item_embeddings": Canary("The items that training showed have an embedding, and no others.",
                               ("training_embeddings",), ("items",)),
-    "trajectories": Canary("Agents learn from training sessions, and of the items that those showed.",
-                           ("training_trajectories",), ("items", "users")),
+    "trajectories": Canary("Agents learn from training sessions, of the items that those showed, as they were then.",
+                           ("training_trajectories", "counters_before"), ("items", "users")),
     "candidates": Canary("A session's history holds what its user had liked before it started.",
                          ("history_before_session",), ("items",)),
     "decisions": Canary("Policies are judged on test sessions, with histories from before them.",
@@ -41,23 +44,50 @@ CANARIES = {
 }  # fmt: skip
 # What the checks that serve two tables read.
 _VIEWS = {
-    "items": "create view entities as select item > 0 as trained, features from items",
+    "items": """
+        create view entities as select item > 0 as trained, features from items;
+        create view counted as
+        select concat('item ', item_id) as place, item_id, end_ts as ts, counters
+        from items, splits
+        where item > 0 and split = 'train'""",
     "users": 'create view entities as select "user" > 0 as trained, features from users',
+    "trajectories": """
+        create view shown as
+        select
+            session_id,
+            dense_rank() over (partition by session_id order by page) - 1 as step,
+            item_id,
+            impression_ts as ts,
+            "row" * {cols} + col as slot
+        from impressions;
+        create view counted as
+        select
+            concat('slot ', slot, ' of page ', step, ' in session ', session_id) as place,
+            item_id,
+            ts,
+            counters[slot * {counters} + 1:(slot + 1) * {counters}] as counters
+        from trajectories
+        join shown using (session_id, step)
+        where relabel = 'original' and session_id in (select session_id from session_splits where split = 'train')""",
     "candidates": "create view histories as select session_id, initial_items, initial_feedback from candidates",
     "decisions": "create view histories as select session_id, initial_items, initial_feedback from decisions "
     "where step = 0",
 }
 
 
-def leaks(table: str, files: Callable[[str], Sequence[Path]], positives: int) -> list[str]:
+def leaks(table: str, files: Callable[[str], Sequence[Path]], experiment: Experiment) -> list[str]:
     """What a published table of CANARIES knows of the future, a sentence each; an empty list is a pass.
 
-    ``files`` gives the Parquet files of a table; ``positives`` is the length of a history (``history.positives``).
+    ``files`` gives the Parquet files of a table.
     """
     canary = CANARIES[table]
-    params = {"history_before_session": {"positives": positives, "sessions": SAMPLE}}
+    params = {
+        "history_before_session": {"positives": experiment.history.positives, "sessions": SAMPLE},
+        "counters_before": {"sample": COUNTED},
+    }
     with connect({name: files(name) for name in (*LOG, table, *canary.reads)}) as con:
         session_splits(con)
         if table in _VIEWS:
-            con.execute(_VIEWS[table])
+            con.execute(f"create view facts as {sql_text('staging/feature_facts')}")
+            con.execute(_VIEWS[table].format(cols=experiment.sessions.cols, counters=len(COUNTERS)))
         return [reason for check in canary.checks for reason in run_check(con, check, params.get(check))]

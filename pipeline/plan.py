@@ -123,7 +123,7 @@ STEPS = {
              "pipeline.embeddings", _reads("impressions", "sessions", "splits", "items"), lambda e: e.embeddings),
         Step("trajectories", "trajectories", "Page transitions of the training window, with their goals.",
              "pipeline.trajectories",
-             _reads("impressions", "sessions", "splits", "items", "users", "item_embeddings"),
+             _reads("impressions", "sessions", "splits", "items", "users", "item_embeddings", "features"),
              lambda e: (_shape(e), e.hindsight)),
         Step("candidates", "trajectories", "Validation and test sessions: the state at their start, the items to rank.",
              "pipeline.trajectories",

@@ -10,6 +10,12 @@ import pyarrow as pa
 TIME = pa.timestamp("us", tz="UTC")
 EVENT_TYPES = ("impression", "click", "cart", "favorite", "purchase", "rating", "watch")
 WINDOWS = ("1h", "6h", "24h", "1w")  # look-back windows of the point-in-time features
+COUNTERS = (  # what a list ``counters`` holds: of an item since the log began, then columns of features
+    "impressions",
+    "positives",
+    *(f"item_{name}_{window}" for window in WINDOWS for name in ("impressions", "positives", "ctr")),
+    "item_age_hours",
+)
 NDCG_CUTOFFS = (5, 10, 20, 40)
 HIT_CUTOFFS = (1, 5, 10)
 RERANK_METRICS = (
@@ -169,6 +175,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         features=_FLOATS,  # standardised on the items of the training window
         train_impressions=pa.int64(),
         train_positives=pa.int64(),
+        counters=_FLOATS,  # COUNTERS as of the end of the training window; null if it had not been shown by then
     ),
     "users": _schema(
         user_id=pa.string(), user_key=pa.int64(), user=pa.int32(), features=_FLOATS, train_sessions=pa.int64()
@@ -260,6 +267,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         reward=pa.float32(),
         propensities=_FLOATS,
         page_propensity=pa.float64(),
+        counters=_FLOATS,  # K × COUNTERS of the shown items, strictly before each was shown
         horizon=pa.int32(),  # the step up to which the measurement looks (inclusive)
         measurement=_FLOATS,  # K × D, raw units
         goal=_FLOATS,  # K × D, unit length

@@ -13,6 +13,7 @@ from torch import Tensor
 from models.base import Catalogue, StateBatch, Task, TransitionBatch
 from pipeline.errors import ConfigError
 from pipeline.experiment import Experiment
+from pipeline.schemas import COUNTERS
 from pipeline.trajectories import MEASUREMENT_FILE, TrajectoryReader, embedding_matrix, ragged
 from pipeline.warehouse import read_table
 
@@ -49,12 +50,15 @@ def _catalogue(inputs: Mapping[str, list[Path]]) -> Catalogue:
         return torch.cat([torch.zeros_like(tensor[:1]), tensor])
 
     codes = known["category_code"].to_numpy()
+    counters = with_unknown(ragged(known["counters"])[0].reshape(len(known), len(COUNTERS)), torch.float32)
+    counters[0, COUNTERS.index("item_age_hours")] = torch.nan  # what was never shown is not new, but of no age
     return Catalogue(
         embeddings=torch.from_numpy(embedding_matrix(inputs["item_embeddings"])),
         features=with_unknown(features.reshape(len(known), width), torch.float32),
         category=with_unknown(codes, torch.int64),
         popularity=with_unknown(known["train_positives"].to_numpy(), torch.float32),
         impressions=with_unknown(known["train_impressions"].to_numpy(), torch.float32),
+        counters=counters,
         n_categories=int(codes.max(initial=0)) + 1,
     )
 
@@ -92,6 +96,7 @@ def transition_batch(table: pa.Table, task: Task) -> TransitionBatch:
         terminated=flags("terminated"),
         truncated=flags("truncated"),
         propensity=lists("propensities", slots, kind=np.float32),
+        counters=lists("counters", slots, len(COUNTERS), kind=np.float32),
     ).to(task.device)
 
 

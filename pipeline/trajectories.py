@@ -19,9 +19,9 @@ from models.feedback import FIRST_POSITIVE, Feedback
 from pipeline import hindsight
 from pipeline.errors import DataError
 from pipeline.experiment import Experiment
-from pipeline.schemas import SCHEMAS
+from pipeline.schemas import COUNTERS, SCHEMAS
 from pipeline.splits import session_splits
-from pipeline.warehouse import connect, copy_select, read_table, sql_text
+from pipeline.warehouse import connect, copy_select, create_table, read_table, sql_text
 
 Array = np.ndarray[Any, np.dtype[Any]]
 BUCKET_PAGES = 20_000  # pages that are worked on at once, and rows of a row group: what bounds the memory
@@ -45,6 +45,8 @@ def build_trajectories(inputs: dict[str, list[Path]], experiment: Experiment, ou
     reduced = hindsight.fit_pca(embedding_matrix(inputs["item_embeddings"]), experiment.hindsight.embedding_components)
     with connect(inputs) as con:
         page_states(con, experiment)
+        con.execute(f"create view facts as {sql_text('staging/feature_facts')}")
+        create_table(con, "page_counters", "staging/page_counters", {"cols": experiment.sessions.cols})
         [(pages,)] = con.sql("select count(*) from page_states where split = 'train'").fetchall()
         if not pages:
             raise DataError("The training window shows no page to anybody: move the cut-offs in `splits`.")
@@ -93,7 +95,10 @@ def page_states(con: duckdb.DuckDBPyConnection, experiment: Experiment) -> None:
 
 
 def _bucket(con: duckdb.DuckDBPyConnection, bucket: int, buckets: int) -> pa.Table:
-    query = "select * from page_states where split = 'train' and session_id % $n = $b order by session_id, step"
+    query = (
+        "select * from page_states join page_counters using (session_id, page) "
+        "where split = 'train' and session_id % $n = $b order by session_id, step"
+    )
     return con.sql(query, params={"n": buckets, "b": bucket}).to_arrow_table()
 
 
@@ -114,6 +119,7 @@ def _columns(logged: pa.Table, experiment: Experiment, reduced: Array) -> tuple[
         "page_feedback": earlier(placed["feedback"], step, pages),
         "reward": placed["rewards"].sum(axis=1),
         "page_propensity": _page_propensity(placed["propensities"], placed["feedback"]),
+        "counters": place(logged, "counters", slots, len(COUNTERS)),
     }
     offsets = np.append(np.flatnonzero(step == 0), len(step))
     sessions = hindsight.Pages(
@@ -159,12 +165,12 @@ def _relabelled(
 
 
 def _arrow(values: Array, kind: pa.DataType) -> pa.Array:
-    """Rows of equal width as a list column; plain columns as they are."""
+    """Rows of equal width as a list column, of NaN null; plain columns as they are."""
     if not pa.types.is_list(kind):
         return pa.array(values).cast(kind)
     flat = np.ascontiguousarray(values).reshape(len(values), -1)
     offsets = np.arange(len(flat) + 1, dtype=np.int32) * flat.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat.ravel()).cast(kind.value_type))
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat.ravel(), from_pandas=True).cast(kind.value_type))
 
 
 def ragged(column: pa.ChunkedArray) -> tuple[Array, Array]:
@@ -184,14 +190,18 @@ def pad_left(column: pa.ChunkedArray, width: int) -> Array:
     return padded
 
 
-def place(logged: pa.Table, name: str, width: int) -> Array:
-    """A list column laid out by the column ``slots``, [R, width]; empty slots hold 0, unknown propensities NaN."""
-    values, lengths = ragged(logged[name])
-    slots, _ = ragged(logged["slots"])
+def place(logged: pa.Table, name: str, width: int, numbers: int | None = None) -> Array:
+    """A list column laid out by the column ``slots``, [R, width]; empty slots hold 0, unknown propensities NaN.
+
+    With ``numbers`` the list has so many of them for each slot: [R, width, numbers].
+    """
+    values = ragged(logged[name])[0]
+    slots, lengths = ragged(logged["slots"])
     rows = np.repeat(np.arange(len(lengths)), lengths)
     fill = np.nan if name == "propensities" else 0
-    placed = np.full((len(lengths), width), fill, values.dtype)
-    placed[rows, slots] = values
+    of_slot = () if numbers is None else (numbers,)
+    placed = np.full((len(lengths), width, *of_slot), fill, values.dtype)
+    placed[rows, slots] = values.reshape(-1, *of_slot)
     return placed
 
 

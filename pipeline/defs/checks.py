@@ -133,7 +133,7 @@ def leakage_check(table: str) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=key(table), name="no_leakage", blocking=True, description=CANARIES[table].claim)
     def no_leakage() -> dg.AssetCheckResult:
         plan = Plan(EXPERIMENT)
-        problems = leaks(table, plan.store.files, EXPERIMENT.history.positives)
+        problems = leaks(table, plan.store.files, EXPERIMENT)
         return judged(plan, table, "no_leakage", plan.store.parts(table), problems)
 
     return no_leakage

@@ -1,5 +1,5 @@
 -- Every item that was shown or that the log describes. Indices, category codes and counts know the training window
--- alone.
+-- alone, counters what came before its end.
 with catalogue as (
     select item_id, title, nullif(category, '') as category, brand, shop, price, listed_ts, features
     from described_items
@@ -58,9 +58,11 @@ select
     coalesce(categories.code, 0) as category_code,
     brand, shop, price, listed_ts, features,
     coalesce(trained.impressions, 0) as train_impressions,
-    coalesce(trained.positives, 0) as train_positives
+    coalesce(trained.positives, 0) as train_positives,
+    counters
 from known
 left join described using (item_id)
 left join trained using (item_id)
 left join categories using (category)
+left join item_counters using (item_id)
 order by item_id

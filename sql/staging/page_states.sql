@@ -117,6 +117,7 @@ select
     w.user_id,
     split.split,
     w.start_ts,
+    w.page,
     coalesce(users.user, 0) as "user",
     users.features as user_features,
     row_number() over session - 1 as step,

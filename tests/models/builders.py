@@ -23,10 +23,12 @@ def make_task(rows: int = 5, cols: int = 2, items: int = ITEMS, seed: int = 0) -
     features = torch.randn(items + 1, FEATURES, generator=random)
     popularity = torch.randint(0, 500, (items + 1,), generator=random).float()
     impressions = 10 * popularity + 10
-    for column in (embeddings, features, category, popularity, impressions):
+    counters = torch.cat([impressions[:, None], popularity[:, None], torch.rand(items + 1, 3, generator=random)], dim=1)
+    for column in (embeddings, features, category, popularity, impressions, counters):
         column[0] = 0
+    counters[0, -1] = torch.nan
     return Task(
-        catalogue=Catalogue(embeddings, features, category, popularity, impressions, CATEGORIES),
+        catalogue=Catalogue(embeddings, features, category, popularity, impressions, counters, CATEGORIES),
         rows=rows,
         cols=cols,
         user_width=USER_WIDTH,
@@ -118,4 +120,5 @@ def make_transitions(
         terminated=rows % 3 == 0,
         truncated=rows % 3 == 1,
         propensity=torch.rand(items.shape, generator=random),
+        counters=task.catalogue.counters[items] * torch.rand(*items.shape, 1, generator=random),
     )

@@ -166,7 +166,7 @@ def test_rows_are_taken_from_every_tensor_of_a_batch(rows: Any) -> None:
 def test_a_batch_moves_with_all_that_is_in_it() -> None:
     moved = make_transitions(3, TASK).to("meta")
     tensors = [value for part in (moved, moved.state) for value in vars(part).values() if isinstance(value, Tensor)]
-    assert len(tensors) == 18  # 9 of the transition, 9 of its state
+    assert len(tensors) == 19  # 10 of the transition, 9 of its state
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 

@@ -81,6 +81,7 @@ def sessions(copies: int) -> TransitionBatch:
         terminated=terminated,
         truncated=torch.zeros(rows, dtype=torch.bool),
         propensity=torch.full(items.shape, torch.nan),
+        counters=TASK.catalogue.counters[items],
     )
     return _joined(original, replace(original, goal=torch.from_numpy(reached), hindsight=~original.hindsight))
 

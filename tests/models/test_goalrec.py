@@ -60,6 +60,7 @@ def bandit(rows: int, seed: int = 0) -> tuple[Task, TransitionBatch, np.ndarray,
         terminated=torch.ones(rows, dtype=torch.bool),
         truncated=torch.zeros(rows, dtype=torch.bool),
         propensity=torch.full(items.shape, torch.nan),
+        counters=task.catalogue.counters[items],
     )
     # The click rate is hidden from the catalogue: it must be learnt from the pages, by the item's own vector.
     vectors = torch.from_numpy(rng.normal(size=(count, 12))).float()

@@ -8,6 +8,7 @@ import pytest
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from pipeline.entities import build_items, build_mentions, build_users, standardised, write_entities
+from pipeline.schemas import COUNTERS
 from pipeline.sources.base import ITEM_COLUMNS
 from tests.pipeline.logs import at, event, read_rows, write_events, write_rows
 
@@ -56,7 +57,9 @@ def build(
     ]
     bounds = [("train", 0, 3), ("validation", 3, 4), ("test", 4, 9)]
     impressions = [
-        {"session_id": n, "user_id": user, "item_id": item, "feedback": feedback} for n, user, item, feedback in shown
+        {"session_id": n, "user_id": user, "item_id": item, "feedback": feedback, "impression_ts": at(n)}
+        | ({"positive_ts": at(n + 0.5)} if feedback != "skip" else {})
+        for n, user, item, feedback in shown
     ]
     inputs = {
         "impressions": [write_rows(folder / "impressions.parquet", "impressions", impressions)],
@@ -90,6 +93,21 @@ def test_indices_and_counts_know_the_training_window_alone(tmp_path: Path) -> No
     assert {key: (row["user"], row["train_sessions"]) for key, row in users.items()} == {
         "u": (1, 1), "v": (2, 1), "w": (0, 0), "x": (0, 0),
     }  # fmt: skip
+
+
+def test_counters_are_those_of_the_hours_before_the_end_of_the_training_window(tmp_path: Path) -> None:
+    items, _ = build(tmp_path, SHOWN, ITEMS)  # it ends at 3, b is shown at 1, a and bare at 2; positives come .5 later
+    long = ["1h", "6h", "24h", "1w"]
+    counters = {key: row["counters"] for key, row in items.items()}
+    assert dict(zip(COUNTERS, counters["a"], strict=True)) == {
+        "impressions": 2, "positives": 1, "item_age_hours": 2,
+        "item_impressions_1h": 1, "item_positives_1h": 1, "item_ctr_1h": 1,
+        **{f"item_{name}_{window}": value for window in long[1:]
+           for name, value in (("impressions", 2), ("positives", 1), ("ctr", 0.5))},
+    }  # fmt: skip
+    assert counters["b"] == [1, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2]
+    assert counters["bare"] == [1, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1]
+    assert counters["later"] is counters["never"] is None
 
 
 def test_category_codes_are_dense_over_the_training_window(tmp_path: Path) -> None:

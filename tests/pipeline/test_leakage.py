@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from models import AGENTS
 from models.base import AgentConfig, Task
@@ -28,6 +29,7 @@ from pipeline.evaluation.decisions import TABLES, build_decisions
 from pipeline.evaluation.rerank import rerank
 from pipeline.evaluation.sessions import CandidateSessions, load_sessions
 from pipeline.experiment import RANKS_BY_A_USER_MODEL, Experiment
+from pipeline.features import build_features
 from pipeline.leakage import CANARIES, leaks
 from pipeline.sessions import build_sessions
 from pipeline.simulation import fit_simulator
@@ -66,7 +68,7 @@ class World:
         return replace(self, files={**self.files, table: [write_rows(folder / f"{table}.parquet", table, rows)]})
 
     def leaks(self, table: str) -> list[str]:
-        return leaks(table, self.files.__getitem__, EXPERIMENT.history.positives)
+        return leaks(table, self.files.__getitem__, EXPERIMENT)
 
 
 @cache
@@ -107,6 +109,7 @@ def build(folder: Path, events: list[Row], canaries: bool = False) -> World:
     build_sessions([raw], parts, EXPERIMENT.sessions, EXPERIMENT.rewards, None, *outs)
     files = {table: [out(part) for part in parts] for table, out in zip(("impressions", "sessions"), outs, strict=True)}
     files["events"] = [raw]
+    files["features"] = [under(folder, "features")(part) for part in parts]
     made = ("splits", "mentions", "items", "users", "item_embeddings", "trajectories", "candidates")
     files |= {table: [folder / f"{table}.parquet"] for table in made}
     described = _catalogues(folder, canaries)
@@ -117,7 +120,8 @@ def build(folder: Path, events: list[Row], canaries: bool = False) -> World:
     build_users(**log_files, described=described["users"], out=files["users"][0])
     embeddings = files["item_embeddings"][0]
     build_item_embeddings(**log_files, items=files["items"], settings=EXPERIMENT.embeddings, out=embeddings)
-    states = {table: files[table] for table in (*log_files, "items", "users", "item_embeddings")}
+    build_features(files["impressions"], described["items"], parts, under(folder, "features"))
+    states = {table: files[table] for table in (*log_files, "items", "users", "item_embeddings", "features")}
     build_trajectories(states, EXPERIMENT, *files["trajectories"])
     build_candidates(states, EXPERIMENT, *files["candidates"])
     return World(folder, files)
@@ -204,7 +208,8 @@ def test_agents_are_told_the_same_of_the_world(before: World, after: World) -> N
         for pair in zip(*map(_tensors, map(kind, tasks)), strict=True)
     ]
     assert len(pairs) > 5
-    assert all(torch.equal(*pair) for pair in pairs)
+    for pair in pairs:
+        assert_close(*pair, rtol=0, atol=0, equal_nan=True)
     assert len(tasks[1].catalogue) == 1 + 24
 
 
@@ -289,6 +294,15 @@ def _shifted(rows: list[Row]) -> list[Row]:
     return [row | {"item": row["item"] % 24 + 1} for row in rows]
 
 
+def _item_counted_later(rows: list[Row]) -> list[Row]:
+    return [row | {"counters": [c if n != 1 else c + 1 for n, c in enumerate(row["counters"] or [])]} for row in rows]
+
+
+def _page_counted(rows: list[Row]) -> list[Row]:
+    """Counters that include the page at hand."""
+    return [row | {"counters": [c if n % 15 else c + 1 for n, c in enumerate(row["counters"])]} for row in rows]
+
+
 def _shown_later(rows: list[Row]) -> list[Row]:
     return [rows[0] | {"action": [25, 1, 2, 3]}, *rows[1:]]
 
@@ -305,6 +319,7 @@ LEAKS = [
     ("items", _known_later, "item canary has an index, but the training window does not show it"),
     ("items", _counted_later, r"item i3 counts \d+ impressions and \d+ positives, but the training window has"),
     ("items", _coded_later, "item canary has the code of a category that no item of the training window has"),
+    ("items", _item_counted_later, r"item i\d+ counts \[\d+.0, .*, but before it lay \["),
     ("items", _scaled_later, "component 1 of the features has mean -0.5 and deviation 1.12 over the training window"),
     ("users", _user_known_later, r"the user of key \d+ has an index, but no session in the training window"),
     ("users", _user_counted_later, r"the user of key \d+ counts \d+ sessions, but the training window has \d+"),
@@ -312,6 +327,7 @@ LEAKS = [
     ("item_embeddings", _embedded_later, "item canary has an embedding, but the training window does not show it"),
     ("item_embeddings", _not_embedded, r"item i\d+ is shown in the training window, but has no embedding"),
     ("item_embeddings", _shifted, r"item i0 has index 1, but its embedding belongs to 2"),
+    ("trajectories", _page_counted, r"slot \d of page \d in session -?\d+ counts \[\d+.0, .*, but before it lay \["),
     ("trajectories", _shown_later, r"item 25 in session -?\d+ is none that the training window shows"),
     ("trajectories", _liked_later, r"item 25 in session -?\d+ is none that the training window shows"),
     ("trajectories", _of_a_stranger, r"user 17 of session -?\d+ is none of the training window"),

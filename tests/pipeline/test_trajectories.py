@@ -14,6 +14,7 @@ import torch
 from models.feedback import FIRST_POSITIVE, Feedback
 from models.observation import ObservationEncoder
 from pipeline.errors import DataError
+from pipeline.schemas import COUNTERS
 from pipeline.task import TASK_TABLES, load_task, transition_batch, transitions
 from pipeline.trajectories import TrajectoryReader, build_trajectories, pad_left
 from pipeline.warehouse import connect, read_table
@@ -82,6 +83,32 @@ def test_earlier_pages_are_those_of_the_same_session(rows: list[dict[str, Any]])
     for row in rows:
         earlier = [action.get((row["session_id"], row["step"] - back), [0] * K) for back in range(P, 0, -1)]
         assert row["page_items"] == [item for page in earlier for item in page]
+
+
+def test_a_page_is_told_what_features_say_of_its_items_and_all_that_lay_before(
+    tiny: Run, rows: list[dict[str, Any]], logged: list[dict[str, Any]]
+) -> None:
+    features = read_table(tiny.plan.store.files("features"), "features").to_pylist()
+    windows = {(row["session_id"], row["position"]): [row[name] for name in COUNTERS[2:]] for row in features}
+    shown, liked = defaultdict(list), defaultdict(list)
+    for row in logged:
+        shown[row["item"]].append(row["impression_ts"])
+        liked[row["item"]] += [row["positive_ts"]] if row["positive_ts"] else []
+    pages = {(row["session_id"], row["page"], row["row"] * 2 + row["col"]): row for row in logged}
+    assert tiny.experiment.sessions.cols == 2
+    known = 0
+    for row in rows[:: len(rows) // 100]:
+        for slot, item in enumerate(row["action"]):
+            found = row["counters"][slot * len(COUNTERS) : (slot + 1) * len(COUNTERS)]
+            if row["feedback"][slot] == 0:
+                assert not any(found)
+                continue
+            page = pages[row["session_id"], row["step"], slot]
+            so_far = [sum(ts < page["impression_ts"] for ts in past[item]) for past in (shown, liked)]
+            wanted = so_far + windows[row["session_id"], page["position"]]
+            assert found == [None if value is None else np.float32(value) for value in wanted]
+            known += so_far[1] > 0
+    assert known > 50
 
 
 def test_only_training_sessions_have_goals(tiny: Run, rows: list[dict[str, Any]]) -> None:
@@ -160,7 +187,7 @@ def test_an_empty_table_is_refused(tmp_path: Path) -> None:
 def test_every_strategy_looks_from_the_step_to_the_end(tiny: Run, tmp_path: Path, strategy: str) -> None:
     inputs = {
         table: tiny.plan.store.files(table)
-        for table in ("impressions", "sessions", "splits", "items", "users", "item_embeddings")
+        for table in ("impressions", "sessions", "splits", "items", "users", "item_embeddings", "features")
     }
     hindsight = tiny.experiment.hindsight.model_copy(update={"strategy": strategy})
     experiment = tiny.experiment.model_copy(update={"hindsight": hindsight})
