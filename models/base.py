@@ -136,7 +136,7 @@ def appended(old: tuple[Tensor, ...], new: tuple[Tensor, ...], keep: Tensor, val
 
 @dataclass(frozen=True)
 class Candidates(TensorBatch):
-    """The items that may be ranked. The last three fields are filled only for rankers that declare the privilege."""
+    """The items that may be ranked. Three fields are filled only for rankers that declare the privilege."""
 
     items: Tensor  # [B, K] int64, dense index; 0 = not seen in the training window (a real candidate all the same)
     mask: Tensor  # [B, K] bool, False = padding
@@ -144,6 +144,7 @@ class Candidates(TensorBatch):
     logged_position: Tensor | None = None  # [B, K] int64, privilege "logged_position"
     rewards: Tensor | None = None  # [B, K] float32, privilege "labels"
     truth: Any = None  # the storefront's hidden state, privilege "truth"
+    counters: Tensor | None = None  # [B, K, C] float32, as they stand now; None: as the catalogue has them
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ Deviations:
 - `a_tree_a_batch`: every gradient step grows one tree on the pages of its batch (stochastic gradient boosting, Friedman
   2002), so that it sees the pages that the other agents see, and validation chooses the number of trees. The budget may
   have more steps than ``trees``: the rest grow nothing.
-- `point_in_time`: while it trains, x holds of an item what the log had counted strictly before the page (its showings,
-  positives and their ratio in four windows, and its age, all from the table ``features``; both since the log began).
-  When it ranks, these are as of the end of the training window, in every leg, for no agent may know more. Of the user,
-  and of user and item, it sees what the state says at the decision (``PairFeatures``), because in roll-outs the table
-  has no row for it; so brand, shop, hour and weekday are not in x.
+- `point_in_time`: of an item, x holds what the log had counted strictly before the page: showings and positives since
+  it began; showings, positives and their ratio in four windows, and the age, from the table ``features``. When it ranks
+  these are as of the session's start (re-ranking) or the page (off-policy), where that table has no row for what was
+  not shown; in roll-outs, whose moments no log knows, as of the training window's end. Of the user, and of user and
+  item, it sees what the state says at the decision (``PairFeatures``); brand, shop, hour and weekday are not in x.
 - `rate_before_the_first_tree`: without a tree it ranks by the items' click rate, drawn to that of the catalogue.
 """
 
@@ -128,7 +128,9 @@ class LambdaMART:
         scores = []
         for at in range(0, len(state), rows):
             items = candidates.items[at : at + rows]
-            scores.append(self._predict(self._features(state[at : at + rows], items, self.counters[items])))
+            known = candidates.counters
+            counters = self.counters[items] if known is None else known[at : at + rows]
+            scores.append(self._predict(self._features(state[at : at + rows], items, counters)))
         return torch.cat(scores) if scores else candidates.items.float()
 
     def _features(self, state: StateBatch, items: Tensor, counters: Tensor) -> Tensor:

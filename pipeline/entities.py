@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
+from pipeline.counters import count_items
 from pipeline.sources.base import ITEM_COLUMNS, USER_COLUMNS, RawFile, Source
 from pipeline.splits import session_splits
-from pipeline.warehouse import connect, copy_select, create_table, run_sql, sql_text, write_parquet
+from pipeline.warehouse import connect, copy_select, run_sql, sql_text, write_parquet
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LARGEST = float(np.finfo(np.float32).max)
@@ -57,8 +58,11 @@ def build_items(
     """Write ``items``; returns the rows. ``described`` is the items file of ``write_entities``."""
     inputs = {"impressions": impressions, "sessions": sessions, "splits": splits, "mentions": mentions}
     with connect(inputs | {"described_items": [described]}) as con:
-        con.execute(f"create view facts as {sql_text('staging/feature_facts')}")
-        create_table(con, "item_counters", "staging/item_counters")
+        con.execute(
+            "create table asked as select distinct item_id, end_ts as ts from impressions, splits "
+            "where split = 'train' and impression_ts < end_ts"
+        )
+        count_items(con)
         return _build(con, "items", out)
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.checks import run_check
+from pipeline.counters import view_facts
 from pipeline.experiment import Experiment
 from pipeline.schemas import COUNTERS
 from pipeline.splits import session_splits
-from pipeline.warehouse import connect, sql_text
+from pipeline.warehouse import connect
 
 SAMPLE = 5_000  # sessions whose histories are recounted
 COUNTED = 200  # items whose counters are recounted
@@ -37,11 +38,20 @@ CANARIES = {
                               ("training_embeddings",), ("items",)),
     "trajectories": Canary("Agents learn from training sessions, of the items that those showed, as they were then.",
                            ("training_trajectories", "counters_before"), ("items", "users")),
-    "candidates": Canary("A session's history holds what its user had liked before it started.",
-                         ("history_before_session",), ("items",)),
-    "decisions": Canary("Policies are judged on test sessions, with histories from before them.",
-                        ("test_decisions", "history_before_session"), ("items",)),
+    "candidates": Canary("A session's history and counters hold what had come before it started.",
+                         ("history_before_session", "counters_before"), ("items",)),
+    "decisions": Canary("Policies are judged on test sessions, with histories and counters from before them.",
+                        ("test_decisions", "history_before_session", "counters_before"), ("items",)),
 }  # fmt: skip
+_OFFERED = """
+        create view counted as
+        select
+            concat('candidate ', n, ' of session ', session_id, ' at ', ts) as place,
+            item_id,
+            ts,
+            offered.counters[n * {counters} + 1:(n + 1) * {counters}] as counters
+        from offered
+        join items using (item_key)"""
 # What the checks that serve two tables read.
 _VIEWS = {
     "items": """
@@ -54,11 +64,7 @@ _VIEWS = {
     "trajectories": """
         create view shown as
         select
-            session_id,
-            dense_rank() over (partition by session_id order by page) - 1 as step,
-            item_id,
-            impression_ts as ts,
-            "row" * {cols} + col as slot
+            session_id, page as step, item_id, impression_ts as ts, "row" * {cols} + col as slot
         from impressions;
         create view counted as
         select
@@ -69,9 +75,21 @@ _VIEWS = {
         from trajectories
         join shown using (session_id, step)
         where relabel = 'original' and session_id in (select session_id from session_splits where split = 'train')""",
-    "candidates": "create view histories as select session_id, initial_items, initial_feedback from candidates",
-    "decisions": "create view histories as select session_id, initial_items, initial_feedback from decisions "
-    "where step = 0",
+    "candidates": """
+        create view histories as select session_id, initial_items, initial_feedback from candidates;
+        create view offered as
+        select session_id, start_ts as ts, unnest(item_keys) as item_key, unnest(range(len(items))) as n, counters
+        from candidates;"""
+    + _OFFERED,
+    "decisions": """
+        create view histories as select session_id, initial_items, initial_feedback from decisions where step = 0;
+        create view offered as
+        select session_id, ts, unnest(candidate_keys) as item_key, unnest(range(len(candidate_keys))) as n, counters
+        from decisions
+        join (
+            select session_id, page as step, min(impression_ts) as ts from impressions group by session_id, page
+        ) using (session_id, step);"""
+    + _OFFERED,
 }
 
 
@@ -88,6 +106,6 @@ def leaks(table: str, files: Callable[[str], Sequence[Path]], experiment: Experi
     with connect({name: files(name) for name in (*LOG, table, *canary.reads)}) as con:
         session_splits(con)
         if table in _VIEWS:
-            con.execute(f"create view facts as {sql_text('staging/feature_facts')}")
+            view_facts(con)
             con.execute(_VIEWS[table].format(cols=experiment.sessions.cols, counters=len(COUNTERS)))
         return [reason for check in canary.checks for reason in run_check(con, check, params.get(check))]

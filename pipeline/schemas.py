@@ -288,6 +288,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         positions=_ITEMS,
         feedback=_CODES,  # the best that came of it in the session
         rewards=_FLOATS,
+        counters=_FLOATS,  # COUNTERS of each item, strictly before the session started
     ),
     "training_log": _schema(
         agent=pa.string(), seed=pa.int32(), step=pa.int32(), metric=pa.string(), value=pa.float64()
@@ -356,6 +357,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         first_slot=_NUMBERS,  # R propensities of the candidates in the first slot
         reward_level=_NUMBERS,  # R: what a model, fitted before the test window, expects of a candidate mid-page …
         reward_trend=_NUMBERS,  # R: … and how that changes from the middle of the page to its end
+        counters=_FLOATS,  # R × COUNTERS of the candidates, strictly before the page
         pool=pa.string(),  # where the candidates come from: logged, catalogue or sampled
         propensities=pa.string(),  # logged, "logged by slot" (marginal ones only) or fitted
     ),

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from models.feedback import FIRST_POSITIVE, Feedback
 from pipeline import hindsight
+from pipeline.counters import count_items, view_facts
 from pipeline.errors import DataError
 from pipeline.experiment import Experiment
 from pipeline.schemas import COUNTERS, SCHEMAS
@@ -32,6 +33,12 @@ def build_candidates(inputs: dict[str, list[Path]], experiment: Experiment, out:
     """Write the validation and test sessions that leg 1 ranks; returns the sessions."""
     with connect(inputs) as con:
         page_states(con, experiment)
+        con.execute(
+            "create table asked as select distinct item_id, start_ts as ts "
+            "from impressions join sessions using (session_id) join session_splits using (session_id) "
+            "where split in ('validation', 'test')"
+        )
+        count_items(con)
         return copy_select(con, sql_text("staging/session_candidates"), out, "candidates")
 
 
@@ -45,7 +52,7 @@ def build_trajectories(inputs: dict[str, list[Path]], experiment: Experiment, ou
     reduced = hindsight.fit_pca(embedding_matrix(inputs["item_embeddings"]), experiment.hindsight.embedding_components)
     with connect(inputs) as con:
         page_states(con, experiment)
-        con.execute(f"create view facts as {sql_text('staging/feature_facts')}")
+        view_facts(con)
         create_table(con, "page_counters", "staging/page_counters", {"cols": experiment.sessions.cols})
         [(pages,)] = con.sql("select count(*) from page_states where split = 'train'").fetchall()
         if not pages:

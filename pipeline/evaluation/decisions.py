@@ -29,6 +29,7 @@ from torch import Tensor
 
 from models.base import StateBatch, Task
 from models.lambdamart import PairFeatures
+from pipeline.counters import count_items
 from pipeline.errors import DataError
 from pipeline.evaluation.judged import STATE, Behaviour, Decisions, to_lists, to_tensor
 from pipeline.evaluation.ope.logged import Bools, Floats, Ints
@@ -42,7 +43,7 @@ from pipeline.evaluation.ope.policies import (
     slot_distributions,
 )
 from pipeline.evaluation.showings import Showings
-from pipeline.schemas import SCHEMAS
+from pipeline.schemas import COUNTERS, SCHEMAS
 from pipeline.task import TASK_TABLES, load_task
 from pipeline.trajectories import earlier, pad_left, page_states, place, ragged
 from pipeline.warehouse import connect, run_sql, write_parquet
@@ -72,14 +73,15 @@ def build_decisions(inputs: Mapping[str, Sequence[Path]], experiment: Experiment
             _logged(con, split, most, experiment)
             for split, most in (("validation", experiment.ope.fit_pages), ("test", experiment.ope.pages))
         )
-    pool = "logged" if pooled else "catalogue" if len(known) <= experiment.ope.pool else "sampled"
-    fit, test = (_decisions(table, pool, known, experiment, task) for table in (earlier_pages, pages))
+        pool = "logged" if pooled else "catalogue" if len(known) <= experiment.ope.pool else "sampled"
+        fit, test = (_decisions(table, pool, known, experiment, task) for table in (earlier_pages, pages))
+        counters = _counters(con, test, pages)
     rows: Iterator[pa.RecordBatch] = iter(())
     bins, chances = SCHEMAS["ope_calibration"].empty_table(), SCHEMAS["ope_chances"].empty_table()
     if len(fit) and len(test):
         inputs_of = Inputs(task, showings)
         behaviour, found = _behaviour(fit, test, pool, experiment, inputs_of)
-        rows = _rows(test, behaviour, RewardModel(inputs_of).fit(fit), pool)
+        rows = _rows(test, counters, behaviour, RewardModel(inputs_of).fit(fit), pool)
         drawn = test[slice(CALIBRATED)]
         slate, mask = drawn.slate.numpy(), drawn.mask.numpy()
         bins = pa.Table.from_pylist(calibration(found, slate, mask), schema=bins.schema)
@@ -92,6 +94,24 @@ def build_decisions(inputs: Mapping[str, Sequence[Path]], experiment: Experiment
 def _logged(con: duckdb.DuckDBPyConnection, split: str, pages: int, experiment: Experiment) -> pa.Table:
     params = {"split": split, "pages": pages, "seed": experiment.seeds[0], "cols": experiment.sessions.cols}
     return run_sql(con, "staging/decision_pages", params).to_arrow_table()
+
+
+def _counters(con: duckdb.DuckDBPyConnection, decisions: Decisions, pages: pa.Table) -> Floats:
+    """[N, C] what the log had counted of the N candidates of all pages, strictly before each; NaN where unknown."""
+    mask = decisions.mask.numpy()
+    page = np.repeat(np.arange(len(mask)), mask.sum(axis=1))
+    places = {name: getattr(decisions, name).numpy()[page] for name in ("session_id", "step")}
+    con.register("page_times", pages.select(["session_id", "step", "page_ts"]))
+    con.register("candidates", pa.table(places | {"n": np.arange(len(page)), "item_key": decisions.keys.numpy()[mask]}))
+    con.execute(
+        "create table offered as select n, item_key, page_ts as ts "
+        "from candidates join page_times using (session_id, step)"
+    )
+    con.execute("create table asked as select distinct item_id, ts from offered join items using (item_key)")
+    count_items(con)
+    found = run_sql(con, "staging/decision_counters").to_arrow_table()
+    nothing = [0.0] * (len(COUNTERS) - 1) + [None]  # of what no catalogue describes
+    return ragged(pc.fill_null(found["counters"], nothing))[0].reshape(-1, len(COUNTERS))
 
 
 def _decisions(table: pa.Table, pool: str, known: pa.Table, experiment: Experiment, task: Task) -> Decisions:
@@ -248,6 +268,13 @@ def _fitted(models: Sequence[ConditionalLogit], test: Decisions, inputs: Inputs)
     return conditional, marginal, first
 
 
+def _lists(rows: Floats, borders: Ints) -> pa.Array:
+    """Rows [N, C] as a list for each pair of neighbouring borders, NaN as null."""
+    flat = rows[borders[0] : borders[-1]].ravel()
+    offsets = ((borders - borders[0]) * rows.shape[1]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, from_pandas=True))
+
+
 def _chances(pages: Decisions, chances: Floats) -> pa.Table:
     """A row a filled slot with the chance of each candidate, null of one that could not come there any more."""
     slate = pages.slate.numpy()
@@ -297,8 +324,11 @@ class RewardModel:
         return scaled @ level + self.ridge.intercept_, scaled @ trend + self.ridge.coef_[-1]
 
 
-def _rows(test: Decisions, behaviour: Behaviour, rewards: RewardModel, pool: str) -> Iterator[pa.RecordBatch]:
+def _rows(
+    test: Decisions, counters: Floats, behaviour: Behaviour, rewards: RewardModel, pool: str
+) -> Iterator[pa.RecordBatch]:
     """The published rows, a chunk of pages at a time."""
+    first = np.concatenate([[0], test.mask.sum(dim=1).cumsum(0).numpy()])  # [n+1] candidates before each page
     for start in range(0, len(test), CHUNK):
         rows = slice(start, start + CHUNK)
         part = test[rows]
@@ -315,6 +345,7 @@ def _rows(test: Decisions, behaviour: Behaviour, rewards: RewardModel, pool: str
             "first_slot": to_lists(behaviour.first_slot[rows], mask),
             "reward_level": to_lists(level, mask),
             "reward_trend": to_lists(trend, mask),
+            "counters": _lists(counters, first[start : start + CHUNK + 1]),
             "pool": pa.array([pool] * len(part)),
             "propensities": pa.array([behaviour.kind] * len(part)),
         }

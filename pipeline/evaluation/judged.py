@@ -13,6 +13,7 @@ from torch import Tensor
 from models.base import StateBatch, Task, TensorBatch
 from models.hashing import mix64
 from pipeline.evaluation.ope.logged import Bools, Floats
+from pipeline.schemas import COUNTERS
 from pipeline.trajectories import ragged
 from pipeline.warehouse import read_table
 
@@ -39,6 +40,7 @@ class Decisions(TensorBatch):
     rewards: Tensor  # [n, K] float32
     propensities: Tensor  # [n, K] float64 as logged; NaN where they were not
     logits: Tensor  # [n, R] float64 as logged; NaN where they were not
+    counters: Tensor | None = None  # [n, R, C] float32, strictly before the page; None until published
 
     def __len__(self) -> int:
         return len(self.step)
@@ -80,9 +82,9 @@ def read_decisions(files: Sequence[Path], task: Task) -> Judged | None:
     width = int(lengths.max())
     mask = np.arange(width) < lengths[:, None]
 
-    def candidates(name: str, fill: float = 0) -> Any:
-        values = ragged(table[name])[0]
-        padded = np.full((n, width), fill, values.dtype)
+    def candidates(name: str, *shape: int) -> Any:
+        values = ragged(table[name])[0].reshape(-1, *shape)
+        padded = np.zeros((n, width, *shape), values.dtype)
         padded[mask] = values
         return padded
 
@@ -108,6 +110,7 @@ def read_decisions(files: Sequence[Path], task: Task) -> Judged | None:
         rewards=torch.from_numpy(lists("rewards", slots).copy()),
         propensities=torch.full((n, slots), torch.nan, dtype=torch.float64),
         logits=torch.full((n, width), torch.nan, dtype=torch.float64),
+        counters=torch.from_numpy(candidates("counters", len(COUNTERS))),
     )
     behaviour = Behaviour(
         conditional=lists("behaviour", slots),

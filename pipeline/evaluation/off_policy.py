@@ -125,7 +125,7 @@ def _policies(run: AgentRun, task: Task, judged: Judged) -> Iterator[tuple[int, 
 @torch.no_grad()
 def _scores(agent: Agent, judged: Judged, task: Task) -> Floats:
     decisions = judged.decisions.to(task.device)
-    candidates = Candidates(items=decisions.items, mask=decisions.mask, tie=decisions.tie)
+    candidates = Candidates(decisions.items, decisions.mask, decisions.tie, counters=decisions.counters)
     scores: Floats = agent.score(decisions.state, candidates).cpu().double().numpy()
     return scores
 

@@ -132,6 +132,7 @@ def _candidates(sessions: CandidateSessions, config: AgentConfig) -> Candidates:
         tie=sessions.tie,
         logged_position=sessions.positions if "logged_position" in config.privileges else None,
         rewards=sessions.rewards if "labels" in config.privileges else None,
+        counters=sessions.counters,
     )
 
 
@@ -185,7 +186,7 @@ def _packed(left: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def _take(candidates: Candidates, index: Tensor, mask: Tensor) -> Candidates:
     """The candidates at ``index`` [B, W]."""
-    position, rewards = candidates.logged_position, candidates.rewards
+    position, rewards, counters = candidates.logged_position, candidates.rewards, candidates.counters
     return replace(
         candidates,
         items=candidates.items.gather(1, index),
@@ -193,6 +194,7 @@ def _take(candidates: Candidates, index: Tensor, mask: Tensor) -> Candidates:
         tie=candidates.tie.gather(1, index),
         logged_position=None if position is None else position.gather(1, index),
         rewards=None if rewards is None else rewards.gather(1, index),
+        counters=None if counters is None else counters.gather(1, index[..., None].expand(-1, -1, counters.shape[2])),
     )
 
 

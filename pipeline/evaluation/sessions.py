@@ -25,7 +25,7 @@ from pipeline.experiment import History
 from pipeline.warehouse import connect
 
 CHUNK = 4096  # sessions that iter_sessions holds at once
-PER_CANDIDATE = ("items", "mask", "item_keys", "feedback", "rewards", "positions", "tie")
+PER_CANDIDATE = ("items", "mask", "item_keys", "feedback", "rewards", "positions", "tie", "counters")
 
 # Sorted by length so that a chunk is hardly padded; md5 so that every DuckDB draws the same sample. No limit is null.
 _SELECT = """
@@ -37,7 +37,7 @@ with sampled as (
     limit $sessions
 )
 select session_id, user_key, user_features, initial_items, initial_feedback,
-       items, item_keys, positions, feedback, rewards
+       items, item_keys, positions, feedback, rewards, counters
 from candidates
 where split = $split and session_id in (from sampled)
 order by len(items), session_id
@@ -58,6 +58,7 @@ class CandidateSessions(TensorBatch):
     rewards: Tensor  # [S, L] float32
     positions: Tensor  # [S, L] int64, where the log first showed it
     tie: Tensor  # [S, L] int64, mix64(session_id, item_key); rows ascend in it
+    counters: Tensor  # [S, L, C] float32, strictly before the session started
 
     def __len__(self) -> int:
         return len(self.session_id)
@@ -119,6 +120,8 @@ def _sessions(batch: pa.RecordBatch, task: Task, history: History) -> CandidateS
     mask = torch.from_numpy(np.arange(width) < lengths[:, None])
     session_id = torch.tensor(batch["session_id"].to_numpy())
     columns = {name: _padded(batch[name], width) for name in ("items", "item_keys", "feedback", "positions", "rewards")}
+    numbers = task.catalogue.counters.shape[1]
+    counters = _padded(batch["counters"], width * numbers).view(len(batch), width, numbers)
     tie = torch.where(mask, mix64(session_id[:, None], columns["item_keys"]), torch.iinfo(torch.int64).max)
     order = tie.argsort(dim=1, stable=True)  # the largest hash keeps the padding on the right, on any order of the log
     return CandidateSessions(
@@ -127,6 +130,7 @@ def _sessions(batch: pa.RecordBatch, task: Task, history: History) -> CandidateS
         state=_initial_state(batch, task, history),
         mask=mask,
         tie=tie.gather(1, order) * mask,
+        counters=counters.gather(1, order[:, :, None].expand_as(counters)),
         **{name: values.gather(1, order) for name, values in columns.items()},
     )
 

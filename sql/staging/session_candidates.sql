@@ -6,8 +6,10 @@ with shown as (
         i.item_id,
         min(i.position) as position,
         max(codes.code) as feedback,
-        max(i.reward) as reward
+        max(i.reward) as reward,
+        any_value(s.start_ts) as ts
     from impressions as i
+    join sessions as s using (session_id)
     join codes on codes.name = i.feedback
     group by i.session_id, i.item_id
 ),
@@ -18,8 +20,10 @@ candidates as (
         list(key64(shown.item_id) order by shown.position) as item_keys,
         list(shown.position order by shown.position) as positions,
         list(shown.feedback order by shown.position) as feedback,
-        list(shown.reward order by shown.position) as rewards
+        list(shown.reward order by shown.position) as rewards,
+        flatten(list(item_counters.counters order by shown.position)) as counters
     from shown
+    join item_counters using (item_id, ts)
     left join items using (item_id)
     group by shown.session_id
 )
@@ -36,7 +40,8 @@ select
     candidates.item_keys,
     candidates.positions,
     candidates.feedback,
-    candidates.rewards
+    candidates.rewards,
+    candidates.counters
 from page_states as state
 join candidates using (session_id)
 where state.step = 0 and state.split in ('validation', 'test')

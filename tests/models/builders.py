@@ -9,7 +9,7 @@ from models.base import Candidates, Catalogue, StateBatch, Task, TransitionBatch
 from models.feedback import Feedback
 
 ITEMS, WIDTH, FEATURES, CATEGORIES, USER_WIDTH = 60, 8, 3, 5, 4
-HISTORY, PAGES = 6, 3
+HISTORY, PAGES, COUNTERS = 6, 3, 5
 REWARDS = (0.0, 0.0, 1.0, 1.0, 1.0, 5.0)
 MEASUREMENTS = ("click", "exit", "clicks", "click_ratio", "steps", "purchases", "embedding_0", "embedding_1")
 
@@ -23,7 +23,8 @@ def make_task(rows: int = 5, cols: int = 2, items: int = ITEMS, seed: int = 0) -
     features = torch.randn(items + 1, FEATURES, generator=random)
     popularity = torch.randint(0, 500, (items + 1,), generator=random).float()
     impressions = 10 * popularity + 10
-    counters = torch.cat([impressions[:, None], popularity[:, None], torch.rand(items + 1, 3, generator=random)], dim=1)
+    others = torch.rand(items + 1, COUNTERS - 2, generator=random)
+    counters = torch.cat([impressions[:, None], popularity[:, None], others], dim=1)
     for column in (embeddings, features, category, popularity, impressions, counters):
         column[0] = 0
     counters[0, -1] = torch.nan

@@ -20,7 +20,7 @@ from models.lambdamart import LambdaMART, LambdaMARTConfig, PairFeatures, mean_n
 from models.observation import item_vectors
 from pipeline.errors import ConfigError, DataError, ModelError
 from tests.models import contract
-from tests.models.builders import empty_state, make_candidates, make_state, make_task, make_transitions
+from tests.models.builders import COUNTERS, empty_state, make_candidates, make_state, make_task, make_transitions
 from tests.models.contract import Subject
 
 TASK = make_task()
@@ -209,9 +209,11 @@ def test_its_trees_learn_from_what_was_counted_before_the_page_and_rank_by_what_
         feedback = torch.where(counters[..., 2] > 0.8, int(Feedback.CLICK), int(Feedback.SKIP))
         agent.update(replace(batch, counters=counters, feedback=feedback))
     candidates = make_candidates(3, TASK, padded=False)
-    scores = agent.score(empty_state(3), candidates)
-    warm = TASK.catalogue.counters[candidates.items, 2] > 0.8
-    assert scores[warm].min() > scores[~warm].max()
+    now = torch.rand(*candidates.items.shape, COUNTERS, generator=torch.Generator().manual_seed(99))
+    for counters in (None, now):  # as of the end of the training window, or of the moment
+        scores = agent.score(empty_state(3), replace(candidates, counters=counters))
+        warm = (TASK.catalogue.counters[candidates.items] if counters is None else counters)[..., 2] > 0.8
+        assert scores[warm].min() > scores[~warm].max()
 
 
 def test_what_the_whole_training_window_says_of_an_item_is_not_in_its_trees() -> None:

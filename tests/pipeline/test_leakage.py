@@ -328,6 +328,7 @@ LEAKS = [
     ("item_embeddings", _not_embedded, r"item i\d+ is shown in the training window, but has no embedding"),
     ("item_embeddings", _shifted, r"item i0 has index 1, but its embedding belongs to 2"),
     ("trajectories", _page_counted, r"slot \d of page \d in session -?\d+ counts \[\d+.0, .*, but before it lay \["),
+    ("candidates", _page_counted, r"candidate \d+ of session -?\d+ at .* counts \[\d+.0, .*, but before it lay \["),
     ("trajectories", _shown_later, r"item 25 in session -?\d+ is none that the training window shows"),
     ("trajectories", _liked_later, r"item 25 in session -?\d+ is none that the training window shows"),
     ("trajectories", _of_a_stranger, r"user 17 of session -?\d+ is none of the training window"),

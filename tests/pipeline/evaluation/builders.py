@@ -13,7 +13,7 @@ from torch import Tensor
 from models.base import AgentConfig, Candidates, StateBatch
 from pipeline.schemas import SCHEMAS
 from pipeline.warehouse import write_parquet
-from tests.models.builders import ITEMS, REWARDS, USER_WIDTH
+from tests.models.builders import COUNTERS, ITEMS, REWARDS, USER_WIDTH
 
 Row = dict[str, Any]
 
@@ -40,6 +40,7 @@ def make_rows(sessions: int, longest: int = 35, seed: int = 0, split: str = "tes
                 "positions": list(range(length)),
                 "feedback": feedback.tolist(),
                 "rewards": np.array(REWARDS)[feedback].tolist(),
+                "counters": np.random.default_rng(int(session)).random(length * COUNTERS).tolist(),
             }
         )
     return rows

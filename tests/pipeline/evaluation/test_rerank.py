@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import comb
 
 import numpy as np
@@ -221,6 +221,20 @@ def test_the_rankings_hold_all_that_a_metric_needs(sessions: CandidateSessions) 
     ids = sessions.session_id.repeat_interleave(sessions.lengths).tolist()
     shown = set(zip(ids, sessions.item_keys[sessions.mask].tolist(), strict=True))
     assert set(zip(frame.session_id, frame.item_key, strict=True)) == shown
+
+
+def test_counters_go_with_their_candidates_from_page_to_page(sessions: CandidateSessions) -> None:
+    @dataclass
+    class ByCounter:
+        def score(self, state: StateBatch, candidates: Candidates) -> Tensor:
+            assert candidates.counters is not None
+            return candidates.counters[..., 0]
+
+    whole, paged = (rerank(ByCounter(), Plain(), TASK, sessions, mode).order for mode in MODES)
+    assert torch.equal(whole, paged)
+    assert sessions.lengths.max() > 2 * TASK.page_size
+    ordered = sessions.counters[..., 0].gather(1, whole)
+    assert (ordered.diff(dim=1) <= 0)[sessions.mask[:, 1:]].all()
 
 
 def test_sessions_where_no_order_is_better_have_no_metrics(sessions: CandidateSessions) -> None:
