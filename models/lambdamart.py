@@ -152,10 +152,8 @@ class LambdaMART:
         if not len(batch):
             raise DataError("A batch without original rows came to LambdaMART, which learns from no others. "
                             "Give it batches of rows with hindsight = False.")  # fmt: skip
-        features, labels = (
-            self._features(batch.state, batch.items, batch.counters),
-            self.label[batch.feedback],
-        )  # [B, K, …]
+        features = self._features(batch.state, batch.items, batch.counters)  # [B, K, width]
+        labels = self.label[batch.feedback]  # [B, K]
         gains = self.gains[labels] * batch.mask
         loss = 1 - mean_ndcg(self._predict(features), gains, batch.mask)
         self.steps += 1

@@ -328,7 +328,7 @@ LEAKS = [
     ("item_embeddings", _not_embedded, r"item i\d+ is shown in the training window, but has no embedding"),
     ("item_embeddings", _shifted, r"item i0 has index 1, but its embedding belongs to 2"),
     ("trajectories", _page_counted, r"slot \d of page \d in session -?\d+ counts \[\d+.0, .*, but before it lay \["),
-    ("candidates", _page_counted, r"candidate \d+ of session -?\d+ at .* counts \[\d+.0, .*, but before it lay \["),
+    ("candidates", _page_counted, r"candidate \d+ of session -?\d+ counts \[\d+.0, .*, but before it lay \["),
     ("trajectories", _shown_later, r"item 25 in session -?\d+ is none that the training window shows"),
     ("trajectories", _liked_later, r"item 25 in session -?\d+ is none that the training window shows"),
     ("trajectories", _of_a_stranger, r"user 17 of session -?\d+ is none of the training window"),
@@ -521,6 +521,9 @@ def test_what_policies_are_judged_by_is_fitted_before_the_test_window(
         build_decisions({table: world.files.get(table, []) for table in TABLES}, EXPERIMENT, out)
         judged = replace(world, files={**world.files, "decisions": [out / "decisions.parquet"]})
         assert judged.leaks("decisions") == []
+        counted = judged.with_table(out / "later", "decisions", _page_counted(judged.rows("decisions")))
+        assert all(re.match(r"candidate \d+ of page \d+ in session", reason) for reason in counted.leaks("decisions"))
+        assert len(counted.leaks("decisions")) == 100
         first = _first_test_sessions(world)
         pages = [row for row in judged.rows("decisions") if row["session_id"] in first and row["step"] == 0]
         found.append(sorted(pages, key=lambda row: int(row["session_id"])))
