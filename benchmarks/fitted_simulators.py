@@ -32,6 +32,7 @@ from models.base import Catalogue, StateBatch, Task
 from models.environments.recall import RECALLS
 from models.environments.sessions import Sessions, SessionSettings
 from models.simulators.base import FittedUserModel
+from pipeline.schemas import COUNTERS
 from pipeline.simulation import simulator_config
 
 SEED = 7
@@ -131,9 +132,9 @@ def make_task(items: int, device: str = "cpu") -> Task:
     embeddings[0] = 0
     counts = torch.randint(1, 500, (items + 1,), generator=random).float()
     category = torch.randint(1, 12, (items + 1,), generator=random)
-    none = torch.zeros(items + 1, 0)
+    none, counters = torch.zeros(items + 1, 0), torch.zeros(items + 1, len(COUNTERS))
     return Task(
-        catalogue=Catalogue(embeddings, none, category, counts, 10 * counts, none, 12),
+        catalogue=Catalogue(embeddings, none, category, counts, 10 * counts, counters, 12),
         rows=ROWS,
         cols=COLS,
         user_width=USER_WIDTH,

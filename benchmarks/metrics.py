@@ -32,7 +32,7 @@ from pipeline.evaluation.metrics import Floats, rank_metrics
 from pipeline.evaluation.rerank import MODES, Ranked, ranking_table, rerank, session_table
 from pipeline.evaluation.sessions import CandidateSessions, iter_sessions
 from pipeline.experiment import History
-from pipeline.schemas import HIT_CUTOFFS, NDCG_CUTOFFS, RERANK_METRICS, SCHEMAS
+from pipeline.schemas import COUNTERS, HIT_CUTOFFS, NDCG_CUTOFFS, RERANK_METRICS, SCHEMAS
 from pipeline.warehouse import write_parquet
 
 SEED = 7
@@ -138,6 +138,7 @@ def _candidates(rng: np.random.Generator, start: int, size: int) -> pa.RecordBat
         "positions": _lists(np.tile(np.arange(LENGTH), (size, 1))),
         "feedback": _lists(feedback),
         "rewards": _lists(rewards[feedback]),
+        "counters": _lists(rng.random((size, LENGTH * len(COUNTERS)))),
     }
     return pa.RecordBatch.from_pydict(columns).cast(SCHEMAS["candidates"])
 
