@@ -5,11 +5,16 @@ Parquet file each. They may rely on what ours may not: ids are whole numbers, so
 that does not parse; the log fits in memory; a line has six columns at most (pandas drops longer ones unseen); no
 session lasts 24 hours. They do not keep the rejects' text, write only the columns that this log has, and put all days
 into one file, so that one day more would make everything anew.
+
+``in_sql`` asks what the published columns alone cost: the leanest DuckDB known to us for all of them, from rows that
+are sorted once in memory. Duplicates, dirt and what lies outside of the days stay in, every act shows its item anew (a
+tenth more impressions), and there are no rejects and no partitions.
 """
 
 import csv
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -23,6 +28,75 @@ GAP = 30 * 60  # seconds
 PAGE, COLS = 10, 2
 FACT = ["user", "item", "behaviour", "second"]
 Counts = dict[str, int]
+SORTED = """
+create temp table sorted as
+select * from read_csv(
+    $log, header = false, ignore_errors = true,
+    columns = {'user': 'bigint', 'item': 'bigint', 'category': 'bigint', 'behaviour': 'varchar', 'second': 'bigint'}
+)
+order by "user", second
+"""
+EVENTS = """
+select
+    (hash("user", item, second, behaviour) >> 1)::bigint as event_id, "user"::varchar as user_id,
+    item::varchar as item_id, to_timestamp(second) as event_ts, behaviour as event_type,
+    null::double as value, null::varchar as session_id,
+    null::varchar as request_id, null::int as position, null::double as propensity, category::varchar as category,
+    null::varchar as brand, null::varchar as shop, 'taobao' as source, to_timestamp(second)::date as event_date
+from sorted
+"""
+# A window over an already sorted stream: DuckDB runs it without sorting again.
+IMPRESSIONS = """
+with neighbours as (
+    select *, lag("user") over () as last_user, lag(second) over () as last_second from sorted
+),
+starts as (
+    select *, last_user is distinct from "user" or second - last_second > $gap as is_start from neighbours
+),
+counted as (
+    select
+        *,
+        sum(is_start::int) over (rows unbounded preceding) as session,
+        row_number() over () as number
+    from starts
+),
+placed as (
+    select *, (number - max(if(is_start, number, 0)) over (rows unbounded preceding))::int as position from counted
+)
+select
+    session::bigint as session_id, "user"::varchar as user_id, item::varchar as item_id,
+    position // $page as page, (position % $page // $cols)::smallint as "row", (position % $cols)::smallint as col,
+    position, if(behaviour = 'pv', 'skip', behaviour) as feedback,
+    (case behaviour when 'pv' then 0 when 'buy' then 5 else 1 end)::float as reward, null::double as propensity,
+    to_timestamp(max(if(position % $page = 0, second, null)) over (rows unbounded preceding)) as page_ts,
+    to_timestamp(second) as impression_ts, if(behaviour = 'pv', null, to_timestamp(second)) as positive_ts
+from placed
+"""
+SESSIONS = """
+select
+    session_id, first(user_id) as user_id, min(impression_ts) as start_ts, max(impression_ts) as end_ts,
+    max(page) + 1 as pages, count(*)::int as impressions, count(*) filter (feedback <> 'skip')::int as clicks,
+    count(*) filter (feedback = 'buy')::int as purchases, sum(reward)::float as reward, false as capped
+from read_parquet($impressions)
+group by session_id
+order by user_id, start_ts
+"""
+
+
+def in_sql(log: Path, out: Path, threads: int) -> None:
+    """Write ``events``, ``impressions`` and ``sessions`` with the published columns."""
+    with duckdb.connect() as con:
+        con.execute(f"set threads = {threads}")
+        con.execute("set timezone = 'UTC'")
+        con.execute("set temp_directory = $out", {"out": str(out / "spill")})
+        con.execute(SORTED, {"log": str(log)})
+        shape = {"gap": GAP, "page": PAGE, "cols": COLS}
+        impressions = {"impressions": str(out / "impressions.parquet")}
+        for name, select, given in (
+            ("events", EVENTS, {}), ("impressions", IMPRESSIONS, shape), ("sessions", SESSIONS, impressions)
+        ):  # fmt: skip
+            target = f"to '{out / name}.parquet' (format parquet, compression lz4_raw)"
+            con.execute(f"copy ({select}) {target}", given)
 
 
 def in_polars(log: Path, out: Path, first: int, end: int) -> Counts:

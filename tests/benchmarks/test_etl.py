@@ -18,6 +18,7 @@ from benchmarks.etl_log import write_days, write_log
 from models.feedback import Feedback
 from pipeline.experiment import load_experiment
 from pipeline.partitions import Partition
+from pipeline.schemas import SCHEMAS
 from pipeline.sources import open_source
 
 ROWS = 20_000
@@ -195,6 +196,27 @@ def test_medians_are_compared_with_the_floor(tmp_path: Path, monkeypatch: pytest
         (6.0, "s", 3.0, 2.0),
         (12.0, "CPU s", 6.0, 2.0),
     ]
+
+
+def test_bare_sql_writes_the_published_columns_and_finds_the_sessions_of_a_clean_log(tmp_path: Path) -> None:
+    log = tmp_path / "raw" / "UserBehavior.csv"
+    log.parent.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        for dirt in ("DUPLICATES", "OUTSIDE", "GARBAGE"):
+            patch.setattr(etl_log, dirt, 0)
+        write_log(log, ROWS)
+    for name in (OURS, "sql"):
+        (tmp_path / name).mkdir()
+        COMPETITORS[name](log, tmp_path / name, Limits(2))
+    for name in ("events", "impressions", "sessions"):
+        frames = [table(tmp_path / side, name) for side in (OURS, "sql")]
+        assert frames[1].columns.tolist() == SCHEMAS[name].names
+        shared = {"events": ["user_id", "item_id", "event_ts"], "sessions": ["user_id", "start_ts", "end_ts"],
+                  "impressions": ["user_id", "item_id"]}[name]  # fmt: skip
+        frames = [frame[shared].drop_duplicates() for frame in frames]
+        mine, its = (frame.sort_values(shared, ignore_index=True) for frame in frames)
+        assert len(mine) > 0
+        pd.testing.assert_frame_equal(mine, its, check_dtype=False)
 
 
 def test_competitors_that_did_not_do_the_same_work_are_not_compared(
