@@ -88,6 +88,7 @@ def in_sql(log: Path, out: Path, threads: int) -> None:
     with duckdb.connect() as con:
         con.execute(f"set threads = {threads}")
         con.execute("set timezone = 'UTC'")
+        con.execute("set enable_progress_bar = false")
         con.execute("set temp_directory = $out", {"out": str(out / "spill")})
         con.execute(SORTED, {"log": str(log)})
         shape = {"gap": GAP, "page": PAGE, "cols": COLS}
