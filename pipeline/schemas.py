@@ -175,7 +175,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         features=_FLOATS,  # standardised on the items of the training window
         train_impressions=pa.int64(),
         train_positives=pa.int64(),
-        counters=_FLOATS,  # COUNTERS as of the end of the training window; null if it had not been shown by then
+        counters=_FLOATS,  # impressions and positives so far, then item_… of features: when the training window ended
     ),
     "users": _schema(
         user_id=pa.string(), user_key=pa.int64(), user=pa.int32(), features=_FLOATS, train_sessions=pa.int64()
@@ -267,7 +267,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         reward=pa.float32(),
         propensities=_FLOATS,
         page_propensity=pa.float64(),
-        counters=_FLOATS,  # K × COUNTERS of the shown items, strictly before each was shown
+        counters=_FLOATS,  # of K items impressions and positives so far, then item_… of features: before it was shown
         horizon=pa.int32(),  # the step up to which the measurement looks (inclusive)
         measurement=_FLOATS,  # K × D, raw units
         goal=_FLOATS,  # K × D, unit length
@@ -288,7 +288,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         positions=_ITEMS,
         feedback=_CODES,  # the best that came of it in the session
         rewards=_FLOATS,
-        counters=_FLOATS,  # COUNTERS of each item, strictly before the session started
+        counters=_FLOATS,  # of each item impressions and positives so far, then item_… of features: before the session
     ),
     "training_log": _schema(
         agent=pa.string(), seed=pa.int32(), step=pa.int32(), metric=pa.string(), value=pa.float64()
@@ -357,7 +357,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         first_slot=_NUMBERS,  # R propensities of the candidates in the first slot
         reward_level=_NUMBERS,  # R: what a model, fitted before the test window, expects of a candidate mid-page …
         reward_trend=_NUMBERS,  # R: … and how that changes from the middle of the page to its end
-        counters=_FLOATS,  # R × COUNTERS of the candidates, strictly before the page
+        counters=_FLOATS,  # of R items impressions and positives so far, then item_… of features: before the page
         pool=pa.string(),  # where the candidates come from: logged, catalogue or sampled
         propensities=pa.string(),  # logged, "logged by slot" (marginal ones only) or fitted
     ),
