@@ -18,7 +18,7 @@ What bounds ours, in CPU seconds at 20 M rows on a machine that had other work t
 themselves are 2 and the rest is reading events and writing both tables; hashing the file and counting its lines 0.8. A
 fifth of it is spent in the kernel, most of that on handing out memory. Reading alone comes near the floor: a line is
 text until it is known to be sound, and one that is not must be found again by its number. In a quiet run the floor took
-7.3 CPU seconds, ours 22.7, and the published columns alone, by ``sql``, 26.8: twice the floor would need other tables.
+7.3 CPU seconds, ours 22.7, and the published columns alone, by ``sql``, 26.8.
 
 ``python -m benchmarks.etl --incremental --days 100`` runs the Dagster job up to the features: over the last day's file
 alone in an empty store, and over the same file added to a store of all the days before. What a history of 99 days adds
