@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -63,7 +63,7 @@ def build_items(
             "where split = 'train' and impression_ts < end_ts"
         )
         count_items(con)
-        return _build(con, "items", out)
+        return _build(con, "items", "staging/items", out)
 
 
 def build_users(
@@ -72,12 +72,12 @@ def build_users(
     """Write ``users``; returns the rows. ``described`` is the users file of ``write_entities``."""
     inputs = {"impressions": impressions, "sessions": sessions, "splits": splits, "described_users": [described]}
     with connect(inputs) as con:
-        return _build(con, "users", out)
+        return _build(con, "users", "staging/users", out)
 
 
-def _build(con: DuckDBPyConnection, table: Literal["items", "users"], out: Path) -> int:
+def _build(con: DuckDBPyConnection, table: str, select: str, out: Path) -> int:
     session_splits(con)
-    rows = run_sql(con, f"staging/{table}").to_arrow_table()
+    rows = run_sql(con, select).to_arrow_table()
     in_training = rows[table.removesuffix("s")].to_numpy() > 0
     place = rows.schema.get_field_index("features")
     rows = rows.set_column(place, "features", standardised(rows["features"], in_training))

@@ -1,12 +1,16 @@
 """Publishing: whole or not at all, at most two versions, and fingerprints that follow code and SQL."""
 
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
+import pipeline.sources
 from pipeline import storage
 from pipeline.errors import StorageError
+from pipeline.plan import STEPS
 from pipeline.storage import Store, code_fingerprint, fingerprint
+from pipeline.warehouse import SQL
 
 RECIPES = [{"settings": number} for number in range(4)]
 
@@ -108,6 +112,17 @@ def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / "events" / "manifest.json").write_text("{")
     with pytest.raises(StorageError, match=r"manifest\.json is no valid JSON"):
         Store(tmp_path).current("events")
+
+
+def test_every_select_of_a_table_is_in_the_fingerprint_of_a_step() -> None:
+    """A name that is put together in an f-string would be missed, and its table stay as it is when the SQL changes."""
+    sources = [f"pipeline.sources.{found.name}" for found in iter_modules(pipeline.sources.__path__)]
+    modules = {step.module for step in STEPS.values()} | set(sources)
+    named = set[Path]().union(*map(storage._code_files, modules))
+    of_checks = ("check_", "counted_")  # they make no table
+    selects = [path for path in (SQL / "staging").glob("*.sql") if not path.stem.startswith(of_checks)]
+    assert len(selects) > 50
+    assert [path.name for path in selects if path not in named] == []
 
 
 @pytest.fixture
