@@ -14,7 +14,17 @@ def view_facts(con: DuckDBPyConnection) -> None:
     con.execute(f"create or replace view facts as {sql_text('staging/feature_facts')}")
 
 
-def count_items(con: DuckDBPyConnection) -> None:
-    """Make ``item_counters``: ``item_id``, ``ts``, ``counters``, of the pairs that ``asked`` holds, each once."""
+def count_totals(con: DuckDBPyConnection) -> None:
+    """Make ``item_totals`` of ``questions``, which holds pairs of ``item_id`` and ``ts``, each once."""
     view_facts(con)
+    create_table(con, "asked", "staging/counter_asked")
+    create_table(con, "moments", "staging/counter_moments")
+    create_table(con, "item_totals", "staging/counter_totals")
+
+
+def count_items(con: DuckDBPyConnection) -> None:
+    """Make ``item_counters`` of ``questions``: ``item_id``, ``ts`` and ``counters``."""
+    count_totals(con)
+    create_table(con, "item_counts", "staging/feature_counts")
+    create_table(con, "item_ages", "staging/feature_item_ages")
     create_table(con, "item_counters", "staging/item_counters")

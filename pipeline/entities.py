@@ -59,7 +59,7 @@ def build_items(
     inputs = {"impressions": impressions, "sessions": sessions, "splits": splits, "mentions": mentions}
     with connect(inputs | {"described_items": [described]}) as con:
         con.execute(
-            "create table asked as select distinct item_id, end_ts as ts from impressions, splits "
+            "create table questions as select distinct item_id, end_ts as ts from impressions, splits "
             "where split = 'train' and impression_ts < end_ts"
         )
         count_items(con)

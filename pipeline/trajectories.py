@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from models.feedback import FIRST_POSITIVE, Feedback
 from pipeline import hindsight
-from pipeline.counters import count_items, view_facts
+from pipeline.counters import count_items, count_totals
 from pipeline.errors import DataError
 from pipeline.experiment import Experiment
 from pipeline.schemas import COUNTERS, SCHEMAS
@@ -34,7 +34,7 @@ def build_candidates(inputs: dict[str, list[Path]], experiment: Experiment, out:
     with connect(inputs) as con:
         page_states(con, experiment)
         con.execute(
-            "create table asked as select distinct item_id, start_ts as ts "
+            "create table questions as select distinct item_id, start_ts as ts "
             "from impressions join sessions using (session_id) join session_splits using (session_id) "
             "where split in ('validation', 'test')"
         )
@@ -52,7 +52,11 @@ def build_trajectories(inputs: dict[str, list[Path]], experiment: Experiment, ou
     reduced = hindsight.fit_pca(embedding_matrix(inputs["item_embeddings"]), experiment.hindsight.embedding_components)
     with connect(inputs) as con:
         page_states(con, experiment)
-        view_facts(con)
+        con.execute(
+            "create table questions as select distinct item_id, impression_ts as ts "
+            "from impressions join session_splits using (session_id) where split = 'train'"
+        )
+        count_totals(con)
         create_table(con, "page_counters", "staging/page_counters", {"cols": experiment.sessions.cols})
         [(pages,)] = con.sql("select count(*) from page_states where split = 'train'").fetchall()
         if not pages:

@@ -107,7 +107,7 @@ def _counters(con: duckdb.DuckDBPyConnection, decisions: Decisions, pages: pa.Ta
         "create table offered as select n, item_key, page_ts as ts "
         "from candidates join page_times using (session_id, step)"
     )
-    con.execute("create table asked as select distinct item_id, ts from offered join items using (item_key)")
+    con.execute("create table questions as select distinct item_id, ts from offered join items using (item_key)")
     count_items(con)
     found = run_sql(con, "staging/decision_counters").to_arrow_table()
     nothing = [0.0] * (len(COUNTERS) - 1) + [None]  # of what no catalogue describes

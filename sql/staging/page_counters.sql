@@ -1,38 +1,21 @@
 -- One row a training page: what the log had counted of each of its items strictly before it was shown, in the order of
--- the page's slots. See item_counters for what is counted.
-with totals as (
-    select item_id, ts, sum(shown) as shown, sum(positive) as positive from facts group by item_id, ts
-),
-past as (
+-- the page's slots. As item_counters has it, but of the past week what features say.
+with told as (
     select
-        item_id,
-        ts,
-        sum(shown) over so_far as shown,
-        sum(positive) over so_far as positive
-    from totals
-    window so_far as (partition by item_id order by ts)
-),
-trained as (
-    select
-        session_id, page, position, i."row" * $cols + i.col as slot, item_id, impression_ts
-    from impressions as i
-    join session_splits using (session_id)
-    where split = 'train'
-),
-told as (
-    select
-        trained.session_id, trained.page, trained.slot, trained.position,
+        i.session_id, i.page, i."row" * $cols + i.col as slot, i.position,
         [
-            coalesce(past.shown, 0), coalesce(past.positive, 0),
+            totals.impressions, totals.positives,
             f.item_impressions_1h, f.item_positives_1h, f.item_ctr_1h,
             f.item_impressions_6h, f.item_positives_6h, f.item_ctr_6h,
             f.item_impressions_24h, f.item_positives_24h, f.item_ctr_24h,
             f.item_impressions_1w, f.item_positives_1w, f.item_ctr_1w,
             f.item_age_hours
         ]::float[] as counters
-    from trained
-    left join features as f using (session_id, position)
-    asof left join past on past.item_id = trained.item_id and past.ts < trained.impression_ts
+    from impressions as i
+    join session_splits using (session_id)
+    join item_totals as totals on totals.item_id = i.item_id and totals.ts = i.impression_ts
+    left join features as f on f.session_id = i.session_id and f.position = i.position
+    where split = 'train'
 )
 select session_id, page, flatten(list(counters order by slot, position)) as counters
 from told
