@@ -35,7 +35,7 @@ from models.observation import item_vectors
 from pipeline.errors import ConfigError, DataError, ModelError
 
 SCORED_PAIRS = 131_072  # (state, candidate) pairs scored at a time: bounds the memory of a large pool
-COUNTS = 3  # columns of ``PairFeatures`` that know the whole training window, the page at hand too
+WHOLE_WINDOW = 3  # columns of ``PairFeatures`` that know the whole training window, the page at hand too
 MODEL = "model"  # the only entry of the weights: LightGBM's text as bytes
 
 
@@ -63,8 +63,8 @@ class LambdaMARTConfig(AgentConfig):
 class PairFeatures:
     """A user and a candidate in numbers; float32 [B, K, width] for B states and candidates [B, K].
 
-    Of the item: clicks, showings and click rate of the training window (``COUNTS``), free features. Of the pair: the
-    cosine of the item's vector with the mean and the last of the history and with the mean of the last skips, the
+    Of the item: clicks, showings and click rate of the training window (``WHOLE_WINDOW``), free features. Of the pair:
+    the cosine of the item's vector with the mean and the last of the history and with the mean of the last skips, the
     largest with an item of the history; how often it, and its category, are in the history and among the skips, and it
     on the last pages. Of the user: user features, lengths of the history and of the skips, pages seen.
     """
@@ -116,7 +116,7 @@ class LambdaMART:
         catalogue = task.catalogue
         self.counters = catalogue.counters.to(task.device)  # [I+1, C]
         self.overall = float(catalogue.popularity.sum() / catalogue.impressions.sum().clamp(min=1))  # click rate
-        self.width = 1 + self.counters.shape[1] + self.pairs.width - COUNTS
+        self.width = 1 + self.counters.shape[1] + self.pairs.width - WHOLE_WINDOW
         self.booster: Any = None
         gains, labels = np.unique(np.maximum(task.rewards, 0.0), return_inverse=True)
         self.gains = torch.from_numpy(gains).float().to(task.device)  # of each label
@@ -137,7 +137,7 @@ class LambdaMART:
         """What the trees see, float32 [B, K, width]: click rate, ``counters`` [B, K, C] of the items, pair and user."""
         shown, positive = counters[..., :1], counters[..., 1:2]
         rate = (positive + PRIOR_IMPRESSIONS * self.overall) / (shown + PRIOR_IMPRESSIONS)
-        return torch.cat([rate, counters, self.pairs(state, items)[..., COUNTS:]], dim=2)
+        return torch.cat([rate, counters, self.pairs(state, items)[..., WHOLE_WINDOW:]], dim=2)
 
     def _predict(self, features: Tensor) -> Tensor:
         if self.booster is None:
